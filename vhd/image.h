@@ -16,11 +16,11 @@
 
 #include "base/err.h"
 #include "base/guid.h"
+#include "vhd/check.h"
 #include "vhd/store.h"
 #include "vhd/vhd.h"
 
 struct vhd_image;
-struct vhd_report;
 
 /* ---- where bytes live ---------------------------------------------------------------------------- */
 
@@ -208,27 +208,8 @@ void vhd_image_warn(struct vhd_image *img, const char *fmt, ...) __attribute__((
 
 /* ---- check reports ------------------------------------------------------------------------------- */
 
-enum vhd_severity { VHD_SEV_WARNING, VHD_SEV_LEAK, VHD_SEV_ERROR };
-
-/* One finding: which structure, at which byte of the file, what was found and expected, what to do. */
-struct vhd_finding {
-	enum vhd_severity severity;
-	bool fixable, fixed;
-	uint64_t file_offset;		/* UINT64_MAX: none */
-	char structure[48];		/* "footer copy", "BAT entry 17" */
-	char text[256];
-};
-
-/* Bounded: counts everything, keeps the first 1000 findings. */
-struct vhd_report {
-	uint64_t errors, leaks, warnings, fixed;
-	uint64_t leaked_bytes, allocated_blocks, total_blocks, image_end;
-	struct vhd_finding *finding;
-	size_t findings, room;
-};
-
+/* The public part is in vhd/check.h. */
 int vhd_report_add(struct vhd_report *rep, enum vhd_severity sev, bool fixable, bool fixed, uint64_t file_offset,
 		   const char *structure, const char *fmt, ...) __attribute__((format(printf, 7, 8)));
-void vhd_report_fini(struct vhd_report *rep);
 
 #endif

@@ -23,6 +23,7 @@ struct vhd_create_opts {
 	enum vhd_kind kind;		/* a parent makes it differencing whatever this says */
 	uint64_t size;			/* 0 with a parent: the parent's */
 	uint32_t block_size, logical_sector, physical_sector;	/* 0: default */
+	uint32_t log_size;		/* VHDX, 0: default */
 	bool preallocate;		/* fixed: fully allocated on the host */
 	const char *parent;		/* path of the parent, NULL: none */
 	const char *image_root;
