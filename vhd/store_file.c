@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Regular files and block devices by positioned system calls. A store_ring drives the same descriptor with io_uring.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/bytes.h"
+#include "base/seed.h"
+#include "vhd/store.h"
+#include "vhd/store_int.h"
+
+/* Buffers of O_DIRECT files: fits every sector and page size there is. */
+#define DIRECT_ALIGN 4096u
+#define ZEROS_SIZE   65536u
+#define ZEROS_PIECES 16
+
+static uint8_t zeros[ZEROS_SIZE] __attribute__((aligned(DIRECT_ALIGN)));
+
+struct store_file {
+	struct store base;
+	int fd;
+	/* fallocate() modes this file system does not know: asked once, then remembered. Any thread. */
+	atomic_bool no_punch, no_zero_range;
+};
+
+static int file_fd(struct store *s)
+{
+	return ((struct store_file *)s)->fd;
+}
+
+/* ---- reading and writing --------------------------------------------------------------------------- */
+
+/* Moves a slice of at most one array; short transfers and interruptions are the rule, not an error. */
+static int transfer(int fd, bool writes, struct iovec *iov, int iovcnt, uint64_t offset)
+{
+	while (iovcnt > 0) {
+		ssize_t n = writes ? pwritev2(fd, iov, iovcnt, (off_t)offset, 0)
+				   : preadv2(fd, iov, iovcnt, (off_t)offset, 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			return writes ? -EIO : -ENODATA;
+		offset += (uint64_t)n;
+		store_iov_advance(&iov, &iovcnt, (size_t)n);
+	}
+	return 0;
+}
+
+/* The caller's array stays as it is, so it is worked off in copies of a few elements. */
+static int transfer_all(struct store *s, bool writes, const struct iovec *iov, int iovcnt, uint64_t offset)
+{
+	struct iovec part[64];
+	int r = 0;
+
+	for (int i = 0; i < iovcnt && r == 0;) {
+		uint64_t len = 0;
+		int n = 0;
+
+		for (; i < iovcnt && n < (int)SP_ARRAY_SIZE(part); i++) {
+			if (iov[i].iov_len == 0)
+				continue;
+			part[n++] = iov[i];
+			len += iov[i].iov_len;
+		}
+		r = transfer(file_fd(s), writes, part, n, offset);
+		offset += len;
+	}
+	return r;
+}
+
+static int file_readv(struct store *s, const struct iovec *iov, int iovcnt, uint64_t offset)
+{
+	return transfer_all(s, false, iov, iovcnt, offset);
+}
+
+static int file_writev(struct store *s, const struct iovec *iov, int iovcnt, uint64_t offset)
+{
+	return transfer_all(s, true, iov, iovcnt, offset);
+}
+
+static int file_sync(struct store *s)
+{
+	if (SP_SEED_BUG(STORE_SYNC_NOTHING))
+		return 0;
+	/* Not repeated when interrupted by an error: the kernel reports a lost write only once. */
+	return fdatasync(file_fd(s)) < 0 ? -errno : 0;
+}
+
+/* ---- space ---------------------------------------------------------------------------------------- */
+
+static int file_size(struct store *s, uint64_t *ret_size)
+{
+	struct stat st;
+
+	if (s->is_device)
+		return store_device_size(file_fd(s), ret_size);
+	if (fstat(file_fd(s), &st) < 0)
+		return -errno;
+	*ret_size = (uint64_t)st.st_size;
+	return 0;
+}
+
+/* Zeros by hand, 1 MiB a call, never past the end of the file. */
+static int write_zeros(struct store *s, uint64_t offset, uint64_t len)
+{
+	struct iovec iov[ZEROS_PIECES];
+	uint64_t size;
+	int r = file_size(s, &size);
+
+	if (r < 0 || offset >= size)
+		return r;
+	len = sp_min(len, size - offset);
+	while (len > 0 && r == 0) {
+		uint64_t done = 0;
+		int n = 0;
+
+		for (; n < ZEROS_PIECES && done < len; n++) {
+			iov[n] = (struct iovec){ .iov_base = zeros, .iov_len = sp_min(len - done, ZEROS_SIZE) };
+			done += iov[n].iov_len;
+		}
+		r = transfer(file_fd(s), true, iov, n, offset);
+		offset += done;
+		len -= done;
+	}
+	return r;
+}
+
+/* One fallocate() mode, unless known to be missing here. -EOPNOTSUPP: try something else. */
+static int try_fallocate(struct store *s, int mode, atomic_bool *missing, uint64_t offset, uint64_t len)
+{
+	int r;
+
+	if (atomic_load_explicit(missing, memory_order_relaxed))
+		return -EOPNOTSUPP;
+	do
+		r = fallocate(file_fd(s), mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len);
+	while (r < 0 && errno == EINTR);
+	if (r == 0)
+		return 0;
+	if (errno == EOPNOTSUPP || errno == ENOSYS) {
+		atomic_store_explicit(missing, true, memory_order_relaxed);
+		return -EOPNOTSUPP;
+	}
+	/* A block device refuses a range that is not whole sectors; writing bytes still works. */
+	return s->is_device && errno == EINVAL ? -EOPNOTSUPP : -errno;
+}
+
+static int clear_by_writing(struct store *s, uint64_t offset, uint64_t len)
+{
+	int r = s->is_device ? store_device_zero(file_fd(s), offset, len) : -EOPNOTSUPP;
+
+	return r == -EOPNOTSUPP ? write_zeros(s, offset, len) : r;
+}
+
+static int file_punch(struct store *s, uint64_t offset, uint64_t len)
+{
+	struct store_file *f = (struct store_file *)s;
+	int r = try_fallocate(s, FALLOC_FL_PUNCH_HOLE, &f->no_punch, offset, len);
+
+	return r == -EOPNOTSUPP ? clear_by_writing(s, offset, len) : r;
+}
+
+static int file_zero(struct store *s, uint64_t offset, uint64_t len)
+{
+	struct store_file *f = (struct store_file *)s;
+	int r = try_fallocate(s, FALLOC_FL_ZERO_RANGE, &f->no_zero_range, offset, len);
+
+	return r == -EOPNOTSUPP ? clear_by_writing(s, offset, len) : r;
+}
+
+static int file_resize(struct store *s, uint64_t size)
+{
+	uint64_t now;
+	int r;
+
+	if (s->is_device) {	/* its size is what it is */
+		r = file_size(s, &now);
+		return r < 0 ? r : now == size ? 0 : -ENOTSUP;
+	}
+	do
+		r = ftruncate(file_fd(s), (off_t)size);
+	while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : 0;
+}
+
+static int file_seek(struct store *s, uint64_t offset, bool hole, uint64_t *ret_offset)
+{
+	off_t at = lseek(file_fd(s), (off_t)offset, hole ? SEEK_HOLE : SEEK_DATA);
+	uint64_t size;
+	int r = file_size(s, &size);
+
+	if (r < 0)
+		return r;
+	if (at >= 0)
+		*ret_offset = sp_min((uint64_t)at, size);
+	else if (errno == ENXIO)	/* no data from here on */
+		*ret_offset = size;
+	else if (errno == EINVAL || errno == EOPNOTSUPP)
+		*ret_offset = hole ? size : offset;
+	else
+		return -errno;
+	return 0;
+}
+
+static int file_mtime(struct store *s, int64_t *ret_unix_seconds)
+{
+	struct stat st;
+
+	if (fstat(file_fd(s), &st) < 0)
+		return -errno;
+	*ret_unix_seconds = st.st_mtime;
+	return 0;
+}
+
+static void file_close(struct store *s)
+{
+	close(file_fd(s));
+	sp_free(s->name);
+	sp_free(s);
+}
+
+static const struct store_ops file_ops = {
+	.name = "file", .readv = file_readv, .writev = file_writev, .sync = file_sync, .punch = file_punch,
+	.zero = file_zero, .resize = file_resize, .seek = file_seek, .size = file_size, .mtime = file_mtime,
+	.fd = file_fd, .close = file_close,
+};
+
+/* ---- opening -------------------------------------------------------------------------------------- */
+
+int store_file_kind_ok(mode_t mode, unsigned flags, const char *name, struct sp_err *err)
+{
+	const char *what = S_ISDIR(mode) ? "a directory" : S_ISFIFO(mode) ? "a FIFO" : S_ISSOCK(mode) ? "a socket" :
+			   S_ISCHR(mode) ? "a character device" : S_ISLNK(mode) ? "a symbolic link" :
+			   S_ISBLK(mode) ? "a block device" : "of an unknown kind";
+
+	if (S_ISREG(mode) || (S_ISBLK(mode) && !(flags & STORE_REGULAR)))
+		return 0;
+	return sp_err_set(err, S_ISDIR(mode) ? -EISDIR : -EINVAL, "%s is %s, not a regular file%s", name, what,
+			  flags & STORE_REGULAR ? "" : " or block device");
+}
+
+int store_file_open_flags(unsigned flags)
+{
+	/* NONBLOCK and NOCTTY for what might take the file's place between the look and the open. */
+	int f = O_CLOEXEC | O_NONBLOCK | O_NOCTTY | (flags & STORE_RDWR ? O_RDWR : O_RDONLY);
+
+	if (flags & STORE_CREATE)
+		f |= O_CREAT | O_EXCL;
+	if (flags & STORE_DIRECT)
+		f |= O_DIRECT;
+	return f;
+}
+
+/* io_uring takes O_NONBLOCK as "fail with EAGAIN" on some file systems; it has done its work at open(). */
+static int clear_nonblock(int fd)
+{
+	int f = fcntl(fd, F_GETFL);
+
+	return f < 0 || fcntl(fd, F_SETFL, f & ~O_NONBLOCK) < 0 ? -errno : 0;
+}
+
+static int describe(struct store_file *f, const struct stat *st, unsigned flags)
+{
+	struct store *s = &f->base;
+
+	s->writable = flags & STORE_RDWR;
+	s->is_device = S_ISBLK(st->st_mode);
+	s->align = 1;
+	/* All nodes of one device are the same store. */
+	s->id = s->is_device ? (struct store_id){ .dev = st->st_rdev, .ino = UINT64_MAX } :
+			       (struct store_id){ .dev = st->st_dev, .ino = st->st_ino };
+	if (!(flags & STORE_DIRECT))
+		return 0;
+	s->align = DIRECT_ALIGN;
+	return s->is_device ? store_device_sector(f->fd, &s->align) : 0;
+}
+
+int store_file_adopt(int fd, const char *name, unsigned flags, struct store **ret_store, struct sp_err *err)
+{
+	struct store_file *f;
+	struct stat st;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return sp_err_set(err, -errno, "%s: %s", name, strerror(errno));
+	r = store_file_kind_ok(st.st_mode, flags, name, err);
+	if (r == 0 && S_ISBLK(st.st_mode) && !(flags & STORE_NO_LOCK))
+		r = store_device_is_free(st.st_rdev, name, err);
+	if (r == 0 && !(flags & STORE_NO_LOCK))
+		r = store_lock_take(fd, flags & STORE_RDWR, name, err);
+	if (r < 0)
+		return r;
+
+	f = sp_zalloc(sizeof(*f));
+	if (!f)
+		return sp_err_set(err, -ENOMEM, "%s: out of memory", name);
+	f->fd = fd;
+	f->base.ops = &file_ops;
+	f->base.name = sp_strdup(name);
+	r = f->base.name ? clear_nonblock(fd) : -ENOMEM;
+	if (r == 0)
+		r = describe(f, &st, flags);
+	if (r < 0) {
+		sp_free(f->base.name);
+		sp_free(f);
+		return sp_err_set(err, r, "%s: %s", name, strerror(-r));
+	}
+	*ret_store = &f->base;
+	return 0;
+}
+
+/* Looks before it opens: opening some devices has effects, and a writer wants a block device to itself. */
+static int open_path(const char *path, unsigned flags, struct sp_err *err)
+{
+	int open_flags = store_file_open_flags(flags), fd, r;
+	struct stat st;
+
+	if (!(flags & STORE_CREATE)) {
+		if (stat(path, &st) < 0)
+			return sp_err_set(err, -errno, "%s: %s", path, strerror(errno));
+		r = store_file_kind_ok(st.st_mode, flags, path, err);
+		if (r < 0)
+			return r;
+		if (S_ISBLK(st.st_mode) && (flags & STORE_RDWR) && !(flags & STORE_NO_LOCK))
+			open_flags |= O_EXCL;
+	}
+	do
+		fd = open(path, open_flags, 0644);
+	while (fd < 0 && errno == EINTR);
+	if (fd >= 0)
+		return fd;
+	r = -errno;
+	if (r == -EBUSY && (open_flags & O_EXCL) && store_device_is_free(st.st_rdev, path, err) < 0)
+		return -EBUSY;
+	if (r == -EBUSY)
+		return sp_err_set(err, r, "%s is in use by another program or by the kernel (a mounted partition of it, "
+				  "swap, dm, md); release it there first", path);
+	return sp_err_set(err, r, "%s: %s", path, strerror(-r));
+}
+
+int store_file_open(const char *path, unsigned flags, struct store **ret_store, struct sp_err *err)
+{
+	int fd = open_path(path, flags, err), r;
+
+	if (fd < 0)
+		return fd;
+	r = store_file_adopt(fd, path, flags, ret_store, err);
+	if (r < 0)
+		close(fd);
+	return r;
+}
