@@ -6,8 +6,8 @@
 #include "base/bytes.h"
 
 /*
- * Up to 64 bits of the map from @bit on. The first of them is the lowest bit of @w, or the highest when @msb_first; what
- * lies behind @avail is undefined. Only bytes that hold a bit below @limit are read.
+ * Up to 64 bits of the map from @bit on. The first of them is the lowest bit of @w, or the highest when @msb_first;
+ * what lies behind @avail is undefined. Only bytes that hold a bit below @limit are read.
  */
 struct window {
 	uint64_t w;

@@ -36,7 +36,7 @@ void sp_env_guid(struct sp_guid *ret_guid)
 	}
 	while (getrandom(b, sizeof(ret_guid->b), 0) != (ssize_t)sizeof(ret_guid->b)) {
 		if (errno != EINTR)
-			abort();	/* no randomness: two images would share an identity, and data would be lost */
+			abort();	/* rather than two images with one identity */
 	}
 	/* The version nibble is in byte 7 of the mixed-endian form, in byte 6 of the big-endian one: make it 4 in both. */
 	b[6] = (uint8_t)((b[6] & 0x0f) | 0x40);
