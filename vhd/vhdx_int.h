@@ -19,6 +19,7 @@
  *   vhdx_space.c	free space in MiB units
  *   vhdx_write.c	prepare, commit, abort, discard
  *   vhdx_log_write.c	log entries, the ring, restarts
+ *   vhdx_header_write.c	header update
  *   vhdx_flush.c	batches: barrier, log entry, barrier, apply; first write and clean close
  *   vhdx_modify.c	grow, set_identity, set_parent
  */
