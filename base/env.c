@@ -38,7 +38,7 @@ void sp_env_guid(struct sp_guid *ret_guid)
 		if (errno != EINTR)
 			abort();	/* rather than two images with one identity */
 	}
-	/* The version nibble is in byte 7 of the mixed-endian form, in byte 6 of the big-endian one: make it 4 in both. */
+	/* The version is in byte 7 of the mixed-endian form, in byte 6 of the big-endian one: 4 in both. */
 	b[6] = (uint8_t)((b[6] & 0x0f) | 0x40);
 	b[7] = (uint8_t)((b[7] & 0x0f) | 0x40);
 	b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);		/* variant of RFC 4122 */

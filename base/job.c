@@ -37,14 +37,14 @@ int sp_job_advance(struct sp_job *job, uint64_t amount)
 	if (!job->progress)
 		return 0;
 	now = sp_env_monotonic_ns();
-	if (now - atomic_load(&job->last_report_ns) < REPORT_INTERVAL_NS || atomic_flag_test_and_set(&job->reporting))
+	if (now - atomic_load(&job->last_report_ns) < REPORT_INTERVAL_NS || atomic_exchange(&job->reporting, true))
 		return 0;
 	/* Somebody may have reported between the two tests. */
 	if (now - atomic_load(&job->last_report_ns) >= REPORT_INTERVAL_NS) {
 		atomic_store(&job->last_report_ns, now);
 		report(job);
 	}
-	atomic_flag_clear(&job->reporting);
+	atomic_store(&job->reporting, false);
 	return 0;
 }
 
@@ -55,8 +55,8 @@ void sp_job_finish(struct sp_job *job)
 	atomic_store(&job->done, atomic_load(&job->total));
 	if (!job->progress)
 		return;
-	while (atomic_flag_test_and_set(&job->reporting))
+	while (atomic_exchange(&job->reporting, true))
 		sched_yield();
 	report(job);
-	atomic_flag_clear(&job->reporting);
+	atomic_store(&job->reporting, false);
 }

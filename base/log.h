@@ -8,7 +8,8 @@
 #include <stdbool.h>
 
 bool sp_log_enabled(const char *component);
-void sp_log_write(const char *component, const char *object, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void sp_log_write(const char *component, const char *object, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
 #define sp_debug(component, object, ...)                                  \
 	do {                                                              \

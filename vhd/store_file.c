@@ -345,8 +345,8 @@ static int open_path(const char *path, unsigned flags, struct sp_err *err)
 	if (r == -EBUSY && (open_flags & O_EXCL) && store_device_is_free(st.st_rdev, path, err) < 0)
 		return -EBUSY;
 	if (r == -EBUSY)
-		return sp_err_set(err, r, "%s is in use by another program or by the kernel (a mounted partition of it, "
-				  "swap, dm, md); release it there first", path);
+		return sp_err_set(err, r, "%s is in use by another program or by the kernel (a mounted partition of it"
+				  ", swap, dm, md); release it there first", path);
 	return sp_err_set(err, r, "%s: %s", path, strerror(-r));
 }
 

@@ -211,7 +211,8 @@ static int tree_drop(struct mem_file *f, struct node **np, unsigned height, uint
 }
 
 /* First page at or after @from (all below @to) whose presence equals @present; @to when there is none. */
-static uint64_t tree_seek(const struct node *n, unsigned height, uint64_t base, uint64_t from, uint64_t to, bool present)
+static uint64_t tree_seek(const struct node *n, unsigned height, uint64_t base, uint64_t from, uint64_t to,
+			  bool present)
 {
 	uint64_t span = height > 0 ? (uint64_t)1 << (FANOUT_BITS * (height - 1)) : 0;
 

@@ -159,7 +159,7 @@ int vhd_queue_register_buffers(struct vhd_queue *q, const struct iovec *iov, uns
 void vhd_queue_submit(struct vhd_queue *q, struct vhd_req *req);	/* errors come by ->complete */
 int vhd_queue_kick(struct vhd_queue *q);		/* starts what was submitted; once per batch */
 int vhd_queue_poll(struct vhd_queue *q);		/* kicks, runs completions; how many, or negative errno */
-int vhd_queue_wait(struct vhd_queue *q, unsigned count);	/* as poll, but at least @count (if so many are in flight) */
+int vhd_queue_wait(struct vhd_queue *q, unsigned count);	/* as poll, but at least @count, if in flight */
 int vhd_queue_fd(struct vhd_queue *q);			/* polls readable when vhd_queue_poll() has work; owned by q */
 unsigned vhd_queue_inflight(const struct vhd_queue *q);
 

@@ -65,8 +65,8 @@ static int log_place_check(const struct vhdx_header *h, uint64_t file_size, stru
 		return sp_err_set(err, -EBADMSG, "log length %#" PRIx32 " is not a multiple of 1 MiB up to 1 GiB",
 				  h->log_length);
 	if (!sp_range_ok(h->log_offset, h->log_length, file_size))
-		return sp_err_set(err, -EBADMSG, "log at %#" PRIx64 " + %#" PRIx32 " reaches past the end of the file (%#"
-				  PRIx64 ")", h->log_offset, h->log_length, file_size);
+		return sp_err_set(err, -EBADMSG, "log at %#" PRIx64 " + %#" PRIx32 " reaches past the end of the file"
+				  " (%#" PRIx64 ")", h->log_offset, h->log_length, file_size);
 	return 0;
 }
 
@@ -153,8 +153,8 @@ static int choose(const struct header_copy c[2], unsigned *ret_slot, struct sp_e
 	}
 	/* Disk2vhd and MakeVHDX write the same header twice, which harms nobody. */
 	if (memcmp(c[0].bytes, c[1].bytes, VHDX_HEADER_SIZE) != 0)
-		return sp_err_set(err, -EBADMSG, "header 1 and header 2 differ but have the same sequence number %" PRIu64
-				  ": no current header", c[0].hdr.sequence_number);
+		return sp_err_set(err, -EBADMSG, "header 1 and header 2 differ but have the same sequence number "
+				  "%" PRIu64 ": no current header", c[0].hdr.sequence_number);
 	*ret_slot = 0;
 	return 0;
 }

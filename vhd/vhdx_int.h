@@ -184,8 +184,8 @@ int vhdx_replay(struct vhdx *x, struct sp_err *err);
 
 /* ---- writing side ---- */
 
-/* Writes x->header with sequence + 1 over the non-current slot, syncs, then the same (sequence + 2) over the other, syncs:
- * both copies end with the same GUIDs. x->header and x->header_slot follow. */
+/* Writes x->header with sequence + 1 over the non-current slot, syncs, then the same (sequence + 2) over the other,
+ * syncs: both copies end with the same GUIDs. x->header and x->header_slot follow. */
 int vhdx_header_update(struct vhdx *x);
 
 int vhdx_cache_open(struct vhdx *x, struct sp_err *err);	/* sets x->cache */

@@ -3,10 +3,15 @@
 #define SPINDLE_TESTS_ROWS_H
 /*
  * A table of cases becomes a cmocka group in which each row is a test under its own name. A row is a struct that begins
- * with that name; the test function finds the row in *state. Include after <cmocka.h>. Returns how many rows failed.
+ * with that name; the test function finds the row in *state. ROWS_RUN() returns how many rows failed.
  */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <cmocka.h>
 
 #define ROWS_RUN(table, function) \
 	rows_run(#table, function, (table), sizeof((table)[0]), sizeof(table) / sizeof((table)[0]))
