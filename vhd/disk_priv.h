@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef SPINDLE_VHD_DISK_PRIV_H
+#define SPINDLE_VHD_DISK_PRIV_H
+/*
+ * disk - what the files of the disk layer share:
+ *
+ *   parent.c	   where a child's parent may be, and is it the right one
+ *   chain.c	   open and close, layer by layer
+ *   disk.c	   facts about an open disk, vhd_disk_map()
+ *   disk_resolve.c   a place for each byte: flat map first, formats otherwise
+ *   disk_io.c	   plain blocking reads and writes
+ *   disk_zero.c   discard and write zeroes
+ *   disk_commit.c flush with group commit, poison, return of freed space
+ *   queue.c	   the asynchronous door
+ *   switch.c	   drain and leaf switch
+ *
+ * Lock order: commit.lock, then meta, then epoch.lock. None is held during payload I/O, except partial, which is held
+ * for a whole read-modify-write and comes before all others.
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "vhd/disk_int.h"
+#include "vhd/epoch.h"
+#include "vhd/flatmap.h"
+
+struct vhd_layer {
+	struct vhd_image *img;
+	char *path;			/* absolute; in a memory folder "/name" */
+};
+
+/* Leaders flush for everybody who asked before they began. */
+struct vhd_commit {
+	pthread_mutex_t lock;
+	pthread_cond_t done_cond;
+	uint64_t asked, done;
+	bool running;
+	pthread_cond_t work_cond;	/* the committer thread's mailbox, see queue.c */
+	struct vhd_work *work, **work_tail;
+	pthread_t thread;
+	bool thread_started, thread_stop;
+};
+
+struct vhd_disk {
+	struct store_folder *folder;
+	bool owns_folder;
+	char *root;			/* absolute, parents lie below it; "" for a memory folder */
+	unsigned open_flags;		/* VHD_OPEN_* */
+	enum vhd_orphan orphan;
+
+	struct vhd_layer *layer;	/* [0] is the base: levels count upwards */
+	unsigned layers, layer_room;
+	struct vhd_image *leaf;		/* = layer[layers - 1].img; meta, or drained */
+	_Atomic unsigned leaf_level;
+	bool orphaned;			/* the base names a parent that was not found */
+	bool below;			/* the base's parent was left out on purpose */
+
+	uint64_t size;
+	uint32_t logical_sector, physical_sector;
+	bool writable;
+	bool threaded;			/* stores are host files: blocking work goes to the committer thread */
+
+	pthread_mutex_t meta;		/* every call on an image but flush_write() */
+	pthread_mutex_t partial;	/* read-modify-write of one sector at a time */
+	bool begun;			/* begin_write() has been done; meta */
+	_Atomic int poison;		/* errno of the first failed sync */
+	atomic_bool unsynced;		/* a write has completed since the last sync began */
+
+	struct flatmap map;
+	struct epoch epoch;
+	uint64_t grace_tag, next_tag;	/* freed space waiting for a grace period; meta */
+	struct vhd_commit commit;
+};
+
+/* ---- chain.c, parent.c ---- */
+
+int disk_find_parent(struct vhd_disk *d, struct vhd_layer *child, struct vhd_layer *ret_parent, struct sp_err *err);
+unsigned disk_store_flags(const struct vhd_disk *d, bool writable);
+
+/* ---- disk_resolve.c ---- */
+
+enum disk_where { DISK_DATA, DISK_ZERO, DISK_BELOW, DISK_UNKNOWN };
+
+struct disk_place {
+	enum disk_where where;
+	uint64_t len;
+	unsigned level;		/* which layer decides, from the base */
+	uint64_t file_offset;
+	bool direct_write;
+};
+
+/* Asks the formats. Under meta. */
+int disk_ask_locked(struct vhd_disk *d, uint64_t offset, uint64_t len, struct disk_place *ret_place);
+/* Lock-free from the flat map when it knows, otherwise asks and remembers. The caller is inside the epoch. */
+int disk_resolve(struct vhd_disk *d, uint64_t offset, uint64_t len, struct disk_place *ret_place);
+
+static inline struct store *disk_store(struct vhd_disk *d, unsigned level)
+{
+	return d->layer[level].img->store;
+}
+
+/* Bytes at @p may be overwritten in place: in the leaf, and nothing has to be recorded. */
+static inline bool disk_is_direct(struct vhd_disk *d, const struct disk_place *p)
+{
+	return p->where == DISK_DATA && p->direct_write &&
+	       p->level == atomic_load_explicit(&d->leaf_level, memory_order_relaxed);
+}
+
+/* ---- disk_io.c ---- */
+
+int disk_range_check(const struct vhd_disk *d, uint64_t offset, uint64_t len);
+int disk_write_check(const struct vhd_disk *d, uint64_t offset, uint64_t len);
+/* Before the first change: GUIDs renewed, log started. Under meta. */
+int disk_begin_locked(struct vhd_disk *d);
+/* Room for sector-aligned payload; *ret_ticket to be given back by disk_commit_ticket() if it needs_commit. */
+int disk_prepare(struct vhd_disk *d, uint64_t offset, uint64_t len, struct vhd_ticket *ret_ticket);
+int disk_commit_ticket(struct vhd_disk *d, const struct vhd_ticket *t, int payload_result);
+bool disk_reads_zero(const struct vhd_disk *d, const struct disk_place *p);
+/* The longest piece at @offset that is either part of one sector or whole sectors. */
+uint64_t disk_sector_piece(const struct vhd_disk *d, uint64_t offset, uint64_t len, bool *ret_whole);
+/* As the public calls, by a caller who is inside the epoch already. */
+int disk_read_inside(struct vhd_disk *d, const struct iovec *iov, int iovcnt, uint64_t offset, uint64_t len);
+int disk_write_inside(struct vhd_disk *d, const struct iovec *iov, int iovcnt, uint64_t offset, uint64_t len);
+int disk_zero_inside(struct vhd_disk *d, uint64_t offset, uint64_t len, bool must_be_zero);
+static inline void disk_wrote(struct vhd_disk *d)
+{
+	if (!atomic_load_explicit(&d->unsynced, memory_order_relaxed))
+		atomic_store_explicit(&d->unsynced, true, memory_order_release);
+}
+
+/* ---- disk_commit.c ---- */
+
+int disk_commit_init(struct vhd_disk *d);
+void disk_commit_fini(struct vhd_disk *d);
+int disk_flush(struct vhd_disk *d);
+/* Records the first failed sync; returns @r. */
+int disk_sync_result(struct vhd_disk *d, int r);
+/* Hands freed space back when nobody can reach it any more. Under meta. */
+void disk_reclaim_locked(struct vhd_disk *d);
+
+/* Blocking work on behalf of a queue: run() on the committer thread, in order. */
+struct vhd_work {
+	void (*run)(struct vhd_work *w);
+	struct vhd_work *next;
+};
+int disk_work_post(struct vhd_disk *d, struct vhd_work *w);	/* 0, or -errno: no thread to be had */
+
+#endif
