@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -17,9 +18,6 @@
 #include "vhd/store.h"
 #include "vhd/store_int.h"
 
-#ifndef RENAME_NOREPLACE
-#define RENAME_NOREPLACE 1u
-#endif
 
 #define CONFINED (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV)
 
