@@ -139,7 +139,8 @@ static int mem_folder_open(struct store_folder *f, const char *name, unsigned fl
 	int r = store_folder_normalise(name, &normal);
 
 	if (r < 0)
-		return sp_err_set(err, r, "%s %s", name, r == -EXDEV ? "leads outside the allowed folder" : strerror(-r));
+		return sp_err_set(err, r, "%s %s", name,
+				  r == -EXDEV ? "leads outside the allowed folder" : strerror(-r));
 	m = lock_folder(f);
 	r = flags & STORE_CREATE ? create_file(m, normal) : 0;
 	e = *find(m, normal);
