@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/seed.h"
 
 /*
  * Up to 64 bits of the map from @bit on. The first of them is the lowest bit of @w, or the highest when @msb_first;
@@ -28,7 +29,7 @@ static struct window window_at(const uint8_t *map, uint64_t bit, uint64_t limit,
 	w = le64_get(raw);
 	return (struct window){
 		.w = msb_first ? __builtin_bswap64(w) << skip : w >> skip,
-		.avail = (unsigned)sp_min(bytes * 8 - skip, limit - bit),
+		.avail = (unsigned)sp_min(bytes * 8 - skip, SP_SEED_BUG(BITMAP_RUN_PAST_LIMIT) ? 64 : limit - bit),
 	};
 }
 

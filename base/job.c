@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include "base/env.h"
+#include "base/seed.h"
 
 #define REPORT_INTERVAL_NS 50000000u	/* 20 a second */
 
@@ -32,7 +33,7 @@ int sp_job_advance(struct sp_job *job, uint64_t amount)
 	if (!job)
 		return 0;
 	atomic_fetch_add(&job->done, amount);
-	if (atomic_load(&job->cancel))
+	if (!SP_SEED_BUG(JOB_IGNORES_CANCEL) && atomic_load(&job->cancel))
 		return -ECANCELED;
 	if (!job->progress)
 		return 0;

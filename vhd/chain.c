@@ -28,7 +28,8 @@ static int add_layer(struct vhd_disk *d, struct vhd_layer layer)
 	return 0;
 }
 
-static int leaf_format(struct store *s, const struct vhd_open_opts *o, const struct vhd_format **ret, struct sp_err *err)
+static int leaf_format(struct store *s, const struct vhd_open_opts *o, const struct vhd_format **ret,
+		       struct sp_err *err)
 {
 	int r;
 
@@ -126,7 +127,8 @@ static struct vhd_disk *disk_new(const struct vhd_open_opts *o)
 }
 
 /* Takes @s and @path over in any case. */
-static int open_chain(struct vhd_disk *d, struct store *s, char *path, const struct vhd_open_opts *o, struct sp_err *err)
+static int open_chain(struct vhd_disk *d, struct store *s, char *path, const struct vhd_open_opts *o,
+		      struct sp_err *err)
 {
 	struct vhd_layer leaf = { .path = path };
 	const struct vhd_format *format;
@@ -293,8 +295,8 @@ static int close_writable(struct vhd_disk *d, bool abandon, struct sp_err *err)
 		int r = vhd_image_close(l->img, abandon);
 
 		if (r < 0 && first == 0)
-			first = sp_err_set(err, r, "cannot close %s cleanly: %s; what was flushed is safe, the next writable "
-					   "open sets the rest right", l->path, strerror(-r));
+			first = sp_err_set(err, r, "cannot close %s cleanly: %s; what was flushed is safe, the next "
+					   "writable open sets the rest right", l->path, strerror(-r));
 		sp_free(l->path);
 	}
 	return first;

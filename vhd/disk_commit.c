@@ -9,8 +9,8 @@
  * A flush that began before a request came does not count for it: its snapshot may be older than the writes the
  * request is about.
  *
- * The first failed sync poisons the disk: the kernel may have dropped the dirty pages it could not write, so no later sync
- * can prove anything. Every flush and write after it returns the same error.
+ * The first failed sync poisons the disk: the kernel may have dropped the dirty pages it could not write, so no later
+ * sync can prove anything. Every flush and write after it returns the same error.
  *
  * Space freed by a discard goes through three gates: the flush that makes it durable (the format's tag), then a grace
  * period in which every I/O that could still reach the old place ends (epoch), then release() to the format.

@@ -77,7 +77,8 @@ static void extend(struct vhd_disk *d, uint64_t offset, uint64_t len, struct dis
 
 		flatmap_get(&d->map, offset + p->len, &f);
 		if (p->where == DISK_ZERO ? f.kind != FLAT_ZERO
-					  : f.kind != FLAT_DATA || f.level != p->level || f.direct_write != p->direct_write ||
+					  : f.kind != FLAT_DATA || f.level != p->level ||
+						    f.direct_write != p->direct_write ||
 						    f.file_offset != p->file_offset + p->len)
 			return;
 		p->len = sp_min(len, p->len + f.len);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Discard and write-zeroes. Whole blocks go by metadata; parts of blocks that the leaf owns are punched out of its file;
- * what a parent shows is covered with zeros only when the caller insists.
+ * Discard and write-zeroes. Whole blocks go by metadata; parts of blocks that the leaf owns are punched out of its
+ * file; what a parent shows is covered with zeros only when the caller insists.
  */
 #include <errno.h>
 

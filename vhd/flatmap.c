@@ -195,8 +195,9 @@ void flatmap_forget(struct flatmap *m, uint64_t offset, uint64_t len)
 		entry = &page[unit % FLATMAP_PAGE_UNITS];
 		if ((atomic_load(entry) & 7) == FLAT_CELLS) {
 			entry_t *cells = cells_of(atomic_load(entry));
+			uint64_t at = sp_align_down(offset - start, FLATMAP_CELL);
 
-			for (uint64_t at = sp_align_down(offset - start, FLATMAP_CELL); at < to - start; at += FLATMAP_CELL)
+			for (; at < to - start; at += FLATMAP_CELL)
 				atomic_store_explicit(&cells[at / FLATMAP_CELL], FLAT_UNRESOLVED, memory_order_release);
 		} else {
 			atomic_store_explicit(entry, FLAT_UNRESOLVED, memory_order_release);

@@ -145,7 +145,8 @@ int op_run(const struct op_task *task, struct sp_err *err)
 static int refuse(const struct vhd_range *r, struct sp_err *err)
 {
 	if (r->kind == VHD_RANGE_UNKNOWN)
-		return sp_err_set(err, -ENOENT, "the bytes at %#" PRIx64 " belong to a parent that is missing", r->offset);
+		return sp_err_set(err, -ENOENT, "the bytes at %#" PRIx64 " belong to a parent that is missing",
+				  r->offset);
 	return sp_err_set(err, -EINVAL, "the bytes at %#" PRIx64 " belong to a layer that was left out", r->offset);
 }
 

@@ -90,7 +90,8 @@ static char *candidate(const struct vhd_layer *child, unsigned index, const char
 	if (kind == VHD_PATH_RELATIVE && !by_name)
 		return text[0] == '/' || (text[0] && text[1] == ':') ? NULL : join(dir, text);
 	if (!by_name)		/* an absolute path: only when it really lies below the root */
-		return strncmp(text, root, root_len) == 0 && text[root_len] == '/' ? join(root, text + root_len + 1) : NULL;
+		return strncmp(text, root, root_len) == 0 && text[root_len] == '/' ? join(root, text + root_len + 1)
+										  : NULL;
 	return *last && strcmp(last, ".") != 0 && strcmp(last, "..") != 0 ? join(dir, last) : NULL;
 }
 
@@ -118,18 +119,19 @@ static int check_identity(const struct vhd_disk *d, struct vhd_layer *child, str
 	int64_t mtime;
 
 	if (parent->logical_sector != child->img->logical_sector)
-		return sp_err_set(err, -ENOTSUP, "%s has %u-byte logical sectors, its child %u: no chain can mix them", path,
-				  parent->logical_sector, child->img->logical_sector);
+		return sp_err_set(err, -ENOTSUP, "%s has %u-byte logical sectors, its child %u: no chain can mix them",
+				  path, parent->logical_sector, child->img->logical_sector);
 	for (unsigned i = 0; i < ref->identities; i++) {
 		if (!sp_guid_equal(&ref->identity[i], &parent->identity))
 			continue;
 		if (ref->has_mtime && store_mtime(parent->store, &mtime) == 0 && mtime != ref->mtime)
-			vhd_image_warn(child->img, "parent %s has been written since the snapshot was made (or copied): "
-				       "its modification time differs from the stored one", path);
+			vhd_image_warn(child->img, "parent %s has been written since the snapshot was made (or copied)"
+				       ": its modification time differs from the stored one", path);
 		return 0;
 	}
 	if (d->open_flags & VHD_OPEN_IGNORE_ID) {
-		vhd_image_warn(child->img, "parent %s is not the one this image was made from (accepted on request)", path);
+		vhd_image_warn(child->img, "parent %s is not the one this image was made from (accepted on request)",
+			       path);
 		return 0;
 	}
 	identity_text(child->img, &parent->identity, have);
@@ -158,8 +160,8 @@ static int try_path(struct vhd_disk *d, struct vhd_layer *child, const char *pat
 	int r;
 
 	if (!name)
-		return sp_err_set(err, -EXDEV, "parent %s lies outside of %s; name the folder that holds the whole chain "
-				  "with --image-root", path, d->root);
+		return sp_err_set(err, -EXDEV, "parent %s lies outside of %s; name the folder that holds the whole "
+				  "chain with --image-root", path, d->root);
 	r = store_folder_open(d->folder, name, disk_store_flags(d, false) | STORE_REGULAR, &s, err);
 	if (r < 0)
 		return r;

@@ -73,7 +73,7 @@ struct vhd_queue {
 	unsigned depth;
 	pthread_mutex_t mail_lock;	/* the committer thread brings finished work */
 	struct slot *mail;
-	int fd;				/* the ring's eventfd; -1 until somebody needs a bell, it costs each completion */
+	int fd;				/* the ring's eventfd; -1 until a bell is needed, it costs each completion */
 };
 
 static void list_init(struct list *l)
@@ -607,7 +607,8 @@ int vhd_queue_new(struct vhd_disk *d, const struct vhd_queue_opts *opts, struct 
 	if (r < 0)
 		sp_err_set(err, r, "out of memory");
 	if (r == 0)
-		r = store_ring_new(2 * q->depth + 16, d->open_flags & VHD_OPEN_NO_URING || !d->threaded ? STORE_RING_NO_URING : 0,
+		r = store_ring_new(2 * q->depth + 16,
+				   d->open_flags & VHD_OPEN_NO_URING || !d->threaded ? STORE_RING_NO_URING : 0,
 				   &q->ring, err);
 	if (r < 0)
 		goto fail;

@@ -24,7 +24,7 @@
 
 #define LEAF_PAGES	4096u		/* 16 MiB */
 #define PARENT_PAGES	512u		/* chains may be a thousand layers deep */
-#define SLAB_PAGES	16u		/* page-aligned memory is taken in slabs: single pages would cost twice their size */
+#define SLAB_PAGES	16u		/* page-aligned memory comes in slabs: single pages would cost twice as much */
 #define FIRST_BUCKETS	64u
 
 struct page_list {

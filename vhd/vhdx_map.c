@@ -8,9 +8,9 @@
  *   6              data            data
  *   7              damaged         per sector: data or parent, by the chunk's bitmap block
  *
- * Damage (a reserved state, an offset outside the file, a missing bitmap block) is an error of the block that has it and
- * of no other. Neighbouring blocks of one kind are answered as one run, and holes of the file inside the BAT are not
- * even read: an empty 64 TiB disk is one answer.
+ * Damage (a reserved state, an offset outside the file, a missing bitmap block) is an error of the block that has it
+ * and of no other. Neighbouring blocks of one kind are answered as one run, and holes of the file inside the BAT are
+ * not even read: an empty 64 TiB disk is one answer.
  */
 #include <errno.h>
 #include <string.h>

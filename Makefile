@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# Doors to the meson build. The build itself is meson.build; see CONTRIBUTING.md.
+
+PREFIX ?= /usr/local
+
+.PHONY: all deps check install clean
+all: build/build.ninja
+	ninja -C build
+
+build/build.ninja:
+	meson setup build --buildtype=release --prefix=$(PREFIX)
+
+# What is missing is named; building or a single test may well do without it.
+deps:
+	@tests/deps.sh
+
+check:
+	-@tests/deps.sh
+	@tests/check.sh
+
+# A target for each script that is there: tests/<name>.sh or tests/<name>/run.sh, given the release build.
+define script_target
+.PHONY: $(1)
+$(1): all
+	@$(2) build
+endef
+$(foreach name,demo bench fuzz soak,$(foreach script,$(wildcard tests/$(name).sh tests/$(name)/run.sh),\
+	$(eval $(call script_target,$(name),$(script)))))
+
+install: all
+	meson install -C build --no-rebuild
+
+clean:
+	rm -rf build build-check build-tsan build-fuzz

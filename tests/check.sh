@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-2-Clause
+# All tests: under ASan and UBSan, then the threaded ones under TSan. Goes on after a failure, so that the closing line
+# counts everything; the exit status tells whether all passed.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+
+# configure DIR OPTION... - make or update a build folder
+configure()
+{
+	local dir=$1
+
+	shift
+	if [ -f "$dir/build.ninja" ]; then
+		meson setup --reconfigure "$dir" "$@" >/dev/null
+	else
+		meson setup "$dir" "$@"
+	fi
+}
+
+# run DIR ARG... - the tests of a build folder; without a test log the summary counts the run itself as failed
+run()
+{
+	local dir=$1
+
+	shift
+	rm -f "$dir/meson-logs/testlog.json"
+	meson test -C "$dir" --print-errorlogs "$@"
+}
+
+status=0
+configure build-check -Dwerror=true -Db_sanitize=address,undefined -Db_lundef=false &&
+	ninja -C build-check && run build-check || status=1
+configure build-tsan -Dwerror=true -Dsanitize_threads=true -Dtools=false &&
+	run build-tsan --suite threads || status=1
+
+tests/sum.py build-check build-tsan || status=1
+exit $status
