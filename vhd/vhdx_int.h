@@ -113,7 +113,7 @@ struct vhdx {
 	uint64_t replayed_entries;	/* by this open, for describe() */
 	bool file_guid_changed;		/* FileWriteGuid was renewed in this open */
 	bool begun;			/* begin_write() has been done */
-	int failed;			/* errno: a metadata write or flush failed, no more changes */
+	int failed;			/* negative errno: a metadata write or flush failed, no more changes */
 	struct vhdx_cache *cache;
 	struct vhdx_space *space;	/* writable only */
 	struct vhdx_log *log;		/* writable only, started by begin_write() */
