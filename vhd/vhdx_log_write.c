@@ -13,8 +13,8 @@
  * - Only a sync that began after the pages were applied makes an entry obsolete.
  * - An active sequence never wraps around the end: QEMU replays wrapped ones wrongly. Near the end everything is
  *   applied and synced, so that all entries are obsolete, and the ring begins again at 0 under a fresh LogGuid. The
- *   first entry of the new ring overwrites the first of the old, which no tail points to: until the headers name the new GUID
- *   the old sequence stays valid, and replaying it once more changes nothing.
+ *   first entry of the new ring overwrites the first of the old, which no tail points to: until the headers name the
+ *   new GUID the old sequence stays valid, and replaying it once more changes nothing.
  * - A new ring starts with an entry that says nothing: a LogGuid in the header must always find a valid sequence.
  */
 #include <errno.h>
