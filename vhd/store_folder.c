@@ -82,8 +82,7 @@ static int say_why(const struct store_folder *f, const char *name, int r, struct
 {
 	if (r == -EXDEV)
 		return sp_err_set(err, r, "%s leads outside the allowed folder %s (or through a symbolic link or "
-				  "into another file system); name the folder it may lie in with --image-root",
-				  name, f->path);
+				  "into another file system); name the folder it may lie in with --image-root", name, f->path);
 	if (r == -ENOSYS)
 		return sp_err_set(err, r, "%s: the kernel has no openat2() (Linux 5.6), so names inside images cannot "
 				  "be followed safely", name);
