@@ -15,12 +15,13 @@
  * - bat_cached has a bit for each page of the BAT that is in memory: holes of the file may be skipped only where
  *   no page of ours says something else.
  */
+#include "vhd/vhdx_write_int.h"
+
 #include <errno.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/bitmap.h"
-#include "vhd/vhdx_write_int.h"
 
 #define LEAF_PAGES	4096u		/* 16 MiB */
 #define PARENT_PAGES	512u		/* chains may be a thousand layers deep */

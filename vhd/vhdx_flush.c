@@ -25,6 +25,8 @@
  * After the first failed write or sync of metadata nobody knows what the disk holds: x->failed refuses every further
  * change, and the next open replays what the log has.
  */
+#include "vhd/vhdx_write_int.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +34,6 @@
 #include "base/alloc.h"
 #include "base/env.h"
 #include "base/seed.h"
-#include "vhd/vhdx_write_int.h"
 
 /* Dirty pages beyond which prepare and discard flush by themselves. */
 #define RELIEVE_PAGES 1024u
@@ -225,6 +226,15 @@ int vhdx_flush_all(struct vhdx *x)
 		return r;
 	r = vhdx_flush_write(x->img, b);
 	vhdx_flush_end(x->img, b, r);
+	return r;
+}
+
+int vhdx_flush_must(struct vhdx *x)
+{
+	int r = vhdx_flush_all(x);
+
+	if (r < 0 && !x->failed)
+		x->failed = r;
 	return r;
 }
 

@@ -21,7 +21,8 @@
  *   vhdx_log_write.c	log entries, the ring, restarts
  *   vhdx_header_write.c	header update
  *   vhdx_flush.c	batches: barrier, log entry, barrier, apply; first write and clean close
- *   vhdx_modify.c	grow, set_identity, set_parent
+ *   vhdx_modify.c	set_identity, set_parent
+ *   vhdx_grow.c		a larger virtual size, a longer BAT
  */
 #include "vhd/image.h"
 

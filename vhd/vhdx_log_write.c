@@ -17,6 +17,8 @@
  *   the old sequence stays valid, and replaying it once more changes nothing.
  * - A new ring starts with an entry that says nothing: a LogGuid in the header must always find a valid sequence.
  */
+#include "vhd/vhdx_write_int.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -26,7 +28,6 @@
 #include "base/log.h"
 #include "base/seed.h"
 #include "vhd/vhdx_layout.h"
-#include "vhd/vhdx_write_int.h"
 
 #define NONE UINT32_MAX
 

@@ -12,11 +12,12 @@
  * and of no other. Neighbouring blocks of one kind are answered as one run, and holes of the file inside the BAT are
  * not even read: an empty 64 TiB disk is one answer.
  */
+#include "vhd/vhdx_write_int.h"
+
 #include <errno.h>
 #include <string.h>
 
 #include "base/bitmap.h"
-#include "vhd/vhdx_write_int.h"
 
 /* BAT entries looked at in one call; the lock is held meanwhile. */
 #define RUN_ENTRIES_MAX (1u << 17)

@@ -18,6 +18,8 @@
  * - Anchors (states 1 and 3 with an offset) are used space, reused by their own block only. Where they are not sane
  *   nobody owns them: they stay as they are, unused, until another open.
  */
+#include "vhd/vhdx_write_int.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -26,7 +28,6 @@
 #include "base/alloc.h"
 #include "base/bitmap.h"
 #include "base/seed.h"
-#include "vhd/vhdx_write_int.h"
 
 #define GROW_STEP SP_MIB(64)
 #define UNITS_MAX (UINT64_C(1) << 27)	/* 128 TiB of file: a full 64 TiB disk with its bitmaps, twice */

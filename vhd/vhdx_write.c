@@ -17,12 +17,13 @@
  * - A block discarded between prepare and commit stays discarded: the ticket remembers which space it meant.
  * - A discarded block never goes back to 0 over a parent: old parent data would come to light.
  */
+#include "vhd/vhdx_write_int.h"
+
 #include <errno.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/bitmap.h"
-#include "vhd/vhdx_write_int.h"
 
 #define DISCARD_ENTRIES_MAX (1u << 17)	/* looked at in one call; the lock is held meanwhile */
 
@@ -54,7 +55,7 @@ static int clear_share(struct vhdx *x, uint64_t block)
 	return r;
 }
 
-static int set_bits(struct vhdx *x, uint64_t block, uint64_t sector, uint64_t count)
+int vhdx_bits_set(struct vhdx *x, uint64_t block, uint64_t sector, uint64_t count)
 {
 	uint64_t share;
 	struct vhdx_bits b;
@@ -145,7 +146,7 @@ static int allocate_bitmap(struct vhdx *x, le64_t *slot, uint64_t *ret_offset)
 }
 
 /* State 0 of a differencing image: the block still reads as its parent does. */
-static int allocate_partial(struct vhdx *x, uint64_t block, uint64_t *ret_offset)
+int vhdx_allocate_partial(struct vhdx *x, uint64_t block, uint64_t *ret_offset)
 {
 	const struct vhdx_geometry *g = &x->geo;
 	uint64_t offset, bitmap;
@@ -193,7 +194,7 @@ static int find_room(struct vhdx *x, uint64_t block, uint64_t *ret_offset, bool 
 	case VHDX_NOT_PRESENT:
 		if (x->geo.differencing) {
 			*ret_partial = true;
-			return allocate_partial(x, block, ret_offset);
+			return vhdx_allocate_partial(x, block, ret_offset);
 		}
 		/* fall through */
 	default:
@@ -238,7 +239,7 @@ static int set_and_promote(struct vhdx *x, uint64_t block, uint64_t sector, uint
 	int r = 0;
 
 	if (!all) {
-		r = set_bits(x, block, sector, count);
+		r = vhdx_bits_set(x, block, sector, count);
 		if (r == 0)
 			r = all_set(x, block, 0, sectors, &all);
 	}

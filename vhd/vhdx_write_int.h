@@ -115,10 +115,24 @@ int vhdx_log_sync(struct vhdx *x);
 /* Everything is applied: begins again at offset 0 under a fresh LogGuid. */
 int vhdx_log_restart(struct vhdx *x);
 
+/* ---- vhdx_write.c -------------------------------------------------------------------------------- */
+
+/* State 0 of a differencing image -> 7 with all bits clear; *@ret_offset: its space, zeros. */
+int vhdx_allocate_partial(struct vhdx *x, uint64_t block, uint64_t *ret_offset);
+int vhdx_bits_set(struct vhdx *x, uint64_t block, uint64_t sector, uint64_t count);
+
+/* ---- vhdx_modify.c ------------------------------------------------------------------------------- */
+
+/* Any bytes of metadata: hold() brings all pages in (and may fail), after it put() cannot. */
+int vhdx_bytes_hold(struct vhdx *x, uint64_t offset, uint64_t len);
+int vhdx_bytes_put(struct vhdx *x, uint64_t offset, const void *bytes, uint64_t len);
+
 /* ---- vhdx_flush.c -------------------------------------------------------------------------------- */
 
 /* Takes, writes and ends a batch. No other batch may be under way. */
 int vhdx_flush_all(struct vhdx *x);
+/* The same for a change that its caller reports as failed: then it must not reach the disk later either. */
+int vhdx_flush_must(struct vhdx *x);
 /* Flushes when so much is dirty that memory would grow without bound; does nothing while a batch is under way. */
 int vhdx_relieve(struct vhdx *x);
 
