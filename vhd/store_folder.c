@@ -18,7 +18,6 @@
 #include "vhd/store.h"
 #include "vhd/store_int.h"
 
-
 #define CONFINED (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV)
 
 struct folder_host {

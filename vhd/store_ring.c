@@ -35,6 +35,9 @@
 #define DEPTH_MAX	 4096u
 #define FIXED_FILES	 1024u
 #define PIECE_MAX	 (1u << 30)	/* bytes of one SQE; the kernel cuts just below 2 GiB anyway */
+/* Requests that callbacks queued are handed over in lots of this many: a device that has just answered everything shall
+ * not idle until the last callback has run (+10 % random reads on a virtio disk, unmeasurable from the page cache). */
+#define HAND_OVER_AT	 8u
 #define ALWAYS_FLAGS	 (IORING_SETUP_CLAMP)
 #define NEWER_FLAGS	 (ALWAYS_FLAGS | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_R_DISABLED | IORING_SETUP_TASKRUN_FLAG)
 
@@ -382,6 +385,8 @@ static unsigned run_callbacks(struct store_ring *r)
 		r->outstanding--;
 		req->complete(req, req->res);
 		n++;
+		if (r->is_uring && io_uring_sq_ready(&r->uring) >= HAND_OVER_AT)
+			enter(r, 0);	/* what fails here stays queued and fails again where it is reported */
 	}
 	return n;
 }
