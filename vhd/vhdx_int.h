@@ -149,6 +149,9 @@ int vhdx_region_table_decode(const uint8_t buf[static VHDX_REGION_TABLE_SIZE], u
 			     struct vhdx_region_table *ret_table, struct sp_err *err);
 void vhdx_region_table_encode(const struct vhdx_region *entry, unsigned count,
 			      uint8_t ret_buf[static VHDX_REGION_TABLE_SIZE]);
+/* Copy 1, or copy 2 (*ret_copy = 1) when copy 1 is damaged. */
+int vhdx_region_tables_read(struct store *s, uint64_t file_size, struct vhdx_region_table *ret_table,
+			    unsigned *ret_copy, struct sp_err *err);
 /* Header section, log and regions are pairwise disjoint and inside the file. */
 int vhdx_layout_check(const struct vhdx_header *h, const struct vhdx_region_table *t, uint64_t file_size,
 		      struct sp_err *err);
