@@ -10,10 +10,14 @@
  *   vhdx_metadata.c	metadata table and items
  *   vhdx_locator.c	parent locator item
  *   vhdx_log_scan.c	validity of log entries, active sequence
- *   vhdx_replay.c	replay in place, and in memory through an overlay store
+ *   vhdx_plan.c	what the active sequence amounts to: disjoint pages and zero ranges
+ *   vhdx_overlay.c	a store that looks as the file will after replay
+ *   vhdx_replay.c	replay in place, or in memory through an overlay
  *   vhdx_open.c	open, describe, the format table
  *   vhdx_create.c	a new image
- *   vhdx_check.c	checker and repair (independent of the reader's caches)
+ *   vhdx_check.c	checker (independent of the reader's caches): header section, log, regions, metadata
+ *   vhdx_check_bat.c	checker: BAT, overlaps, leaks
+ *   vhdx_repair.c	what can be put right
  *   vhdx_cache.c	4 KiB metadata pages: BAT and sector bitmaps, loaded on demand
  *   vhdx_map.c		BAT and bitmap lookups: where a range lives
  *   vhdx_space.c	free space in MiB units
@@ -183,6 +187,31 @@ struct vhdx_log_sequence {
 /* The active sequence of a log given as bytes. -EBADMSG only for what cannot be a log at all. */
 int vhdx_log_scan(const uint8_t *log, uint32_t length, const struct sp_guid *log_guid,
 		  struct vhdx_log_sequence *ret_seq, struct sp_err *err);
+/*
+ * What a replay changes: disjoint stretches in ascending order, multiples of 4 KiB; data == NULL means zeros. Data
+ * stretches are one page long and point into @pages.
+ */
+struct vhdx_extent {
+	uint64_t offset, len;
+	const uint8_t *data;
+};
+
+struct vhdx_plan {
+	struct vhdx_extent *extent;	/* sp_free() */
+	size_t count;
+	uint8_t *pages;			/* sp_free() */
+	uint64_t file_size;		/* of the file once replayed */
+	uint64_t entries;		/* log entries replayed */
+};
+
+/* Reads the log and works out the result of its active sequence. -EBADMSG: nothing to replay is damage, too. */
+int vhdx_plan_make(struct store *s, const struct vhdx_header *h, uint64_t file_size, struct vhdx_plan *ret_plan,
+		   struct sp_err *err);
+void vhdx_plan_fini(struct vhdx_plan *plan);
+/* A read-only store that looks as @base will after the replay. On success takes over the plan (leaving *plan empty), and
+ * @base too when @owns_base. */
+int vhdx_overlay_new(struct store *base, bool owns_base, struct vhdx_plan *plan, struct store **ret_store);
+
 /* Replays when header.log_guid says so. In place (writable) or by replacing img->store with an overlay. */
 int vhdx_replay(struct vhdx *x, struct sp_err *err);
 
