@@ -66,10 +66,14 @@ int op_image_set_parent(struct store_folder *f, struct vhd_image *child, const c
 	return r < 0 ? sp_err_prefix(err, r, "%s", child_name) : 0;
 }
 
-static int chain_add(struct op_chain *c, struct store_folder *f, const char *layer_path)
+static int chain_add(struct op_chain *c, const struct vhd_layer_info *info)
 {
-	c->name[c->count] = op_name_in(f, layer_path);
-	if (!c->name[c->count])
+	struct op_layer *l = &c->layer[c->count];
+
+	*l = (struct op_layer){ .format = info->format, .identity = info->identity, .size = info->size,
+				.has_parent = info->has_parent };
+	l->name = op_name_in(info->path);
+	if (!l->name)
 		return -ENOMEM;
 	c->count++;
 	return 0;
@@ -86,13 +90,13 @@ int op_chain_list(struct store_folder *f, const char *leaf, struct op_chain *ret
 	if (r < 0)
 		return r;
 	layers = vhd_disk_layers(d);
-	ret->name = sp_calloc(layers, sizeof(*ret->name));
-	if (!ret->name)
+	ret->layer = sp_calloc(layers, sizeof(*ret->layer));
+	if (!ret->layer)
 		r = -ENOMEM;
 	for (unsigned i = 0; r == 0 && i < layers; i++) {
 		r = vhd_disk_layer_info(d, i, &info);
 		if (r == 0)
-			r = chain_add(ret, f, info.path);
+			r = chain_add(ret, &info);
 	}
 	vhd_disk_close(d, NULL);
 	if (r < 0) {
@@ -105,8 +109,8 @@ int op_chain_list(struct store_folder *f, const char *leaf, struct op_chain *ret
 void op_chain_fini(struct op_chain *c)
 {
 	for (unsigned i = 0; i < c->count; i++)
-		sp_free(c->name[i]);
-	sp_free(c->name);
+		sp_free(c->layer[i].name);
+	sp_free(c->layer);
 	*c = (struct op_chain){ 0 };
 }
 

@@ -73,12 +73,8 @@ char *op_name_absolute(const struct store_folder *f, const char *name)
 	return sp_asprintf("%s/%s", strcmp(f->path, "/") == 0 ? "" : f->path, name);
 }
 
-char *op_name_in(const struct store_folder *f, const char *layer_path)
+char *op_name_in(const char *layer_path)
 {
-	size_t n = f->path ? strlen(f->path) : 0;
-
-	if (n > 1 && strncmp(layer_path, f->path, n) == 0 && layer_path[n] == '/')
-		layer_path += n;
 	while (*layer_path == '/')
 		layer_path++;
 	return sp_strdup(layer_path);

@@ -150,26 +150,37 @@ static int refuse(const struct vhd_range *r, struct sp_err *err)
 	return sp_err_set(err, -EINVAL, "the bytes at %#" PRIx64 " belong to a layer that was left out", r->offset);
 }
 
+/* A long stretch is looked up once, not for every window cut from it. */
+static int walk_look(struct op_walk *w, struct sp_err *err)
+{
+	uint64_t end = w->known.offset + w->known.len;
+	int r;
+
+	if (w->offset < end)
+		return 0;
+	r = vhd_disk_map(w->disk, w->offset, w->end - w->offset, &w->known);
+	if (r < 0)
+		return sp_err_set(err, r, "cannot look up the bytes at %#" PRIx64 ": %s", w->offset, strerror(-r));
+	return w->refuse & 1u << w->known.kind ? refuse(&w->known, err) : 0;
+}
+
 int op_walk_next(struct op_walk *w, struct op_window *ret, struct sp_err *err)
 {
-	struct vhd_range range;
-
 	while (w->offset < w->end) {
-		int r = vhd_disk_map(w->disk, w->offset, w->end - w->offset, &range);
+		uint64_t skip;
+		int r = walk_look(w, err);
 
 		if (r < 0)
-			return sp_err_set(err, r, "cannot look up the bytes at %#" PRIx64 ": %s", w->offset,
-					  strerror(-r));
-		if (w->refuse & 1u << range.kind)
-			return refuse(&range, err);
-		if (w->want & 1u << range.kind) {
+			return r;
+		if (w->want & 1u << w->known.kind) {
 			ret->offset = w->offset;
 			ret->len = sp_min(w->end, sp_align_down(w->offset, OP_WINDOW) + OP_WINDOW) - w->offset;
 			w->offset += ret->len;
 			return 1;
 		}
-		w->offset += range.len;
-		r = sp_job_advance(w->job, range.len);
+		skip = w->known.offset + w->known.len - w->offset;
+		w->offset += skip;
+		r = sp_job_advance(w->job, skip);
 		if (r < 0)
 			return r;
 	}

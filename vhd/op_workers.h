@@ -56,6 +56,7 @@ struct op_walk {
 	unsigned want;			/* OP_*: kinds that make a window; others are skipped */
 	unsigned refuse;		/* OP_*: kinds that fail the walk */
 	struct sp_job *job;		/* advanced by what is skipped */
+	struct vhd_range known;		/* private: the stretch that holds offset, when len > 0 */
 };
 
 int op_walk_next(struct op_walk *w, struct op_window *ret_window, struct sp_err *err);	/* as op_task.next */

@@ -47,7 +47,7 @@ char *op_name_temp(const char *name);				/* ".<name>.tmp-<random>", same directo
 char *op_name_sibling(const char *name, const char *base);	/* @base in the directory of @name */
 char *op_name_relative(const char *from, const char *to);	/* @to as seen from the directory of @from */
 char *op_name_absolute(const struct store_folder *f, const char *name);	/* NULL in memory folders */
-char *op_name_in(const struct store_folder *f, const char *layer_path);	/* back from vhd_layer_info.path */
+char *op_name_in(const char *layer_path);	/* back from vhd_layer_info.path of a disk opened in a folder */
 const char *op_name_base(const char *name);			/* the part after the last '/' */
 bool op_name_same_dir(const char *a, const char *b);
 
@@ -63,9 +63,17 @@ bool op_image_is(struct store_folder *f, const char *name, const struct vhd_imag
 /* Points @child at the file @parent_name whose image is @parent, durably. */
 int op_image_set_parent(struct store_folder *f, struct vhd_image *child, const char *child_name,
 			struct vhd_image *parent, const char *parent_name, struct sp_err *err);
-/* The files of a chain: names relative to @f, leaf first. */
+/* The files of a chain, leaf first. */
+struct op_layer {
+	char *name;			/* relative to the folder */
+	enum vhd_format_id format;
+	struct sp_guid identity;
+	uint64_t size;
+	bool has_parent;
+};
+
 struct op_chain {
-	char **name;
+	struct op_layer *layer;
 	unsigned count;
 };
 
