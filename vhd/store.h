@@ -116,6 +116,7 @@ struct store_folder;
 struct store_folder_ops {
 	int (*open)(struct store_folder *f, const char *name, unsigned flags, struct store **ret, struct sp_err *err);
 	int (*rename)(struct store_folder *f, const char *from, const char *to, bool replace);
+	int (*link)(struct store_folder *f, const char *from, const char *to);	/* a second name; -EEXIST */
 	int (*unlink)(struct store_folder *f, const char *name);
 	int (*sync)(struct store_folder *f, const char *name);	/* the directory holding @name is durable */
 	void (*close)(struct store_folder *f);
@@ -131,6 +132,8 @@ int store_folder_mem(struct store_folder **ret_folder);		/* stores in it survive
 int store_folder_open(struct store_folder *f, const char *name, unsigned flags, struct store **ret_store,
 		      struct sp_err *err);
 int store_folder_rename(struct store_folder *f, const char *from, const char *to, bool replace);
+/* -EPERM or -ENOTSUP where the file system knows only one name per file. */
+int store_folder_link(struct store_folder *f, const char *from, const char *to);
 int store_folder_unlink(struct store_folder *f, const char *name);
 int store_folder_sync(struct store_folder *f, const char *name);
 void store_folder_close(struct store_folder *f);

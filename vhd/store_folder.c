@@ -38,6 +38,11 @@ int store_folder_rename(struct store_folder *f, const char *from, const char *to
 	return f->ops->rename(f, from, to, replace);
 }
 
+int store_folder_link(struct store_folder *f, const char *from, const char *to)
+{
+	return f->ops->link ? f->ops->link(f, from, to) : -ENOTSUP;
+}
+
 int store_folder_unlink(struct store_folder *f, const char *name)
 {
 	return f->ops->unlink(f, name);
@@ -157,6 +162,23 @@ static int host_rename(struct store_folder *f, const char *from, const char *to,
 	return r;
 }
 
+static int host_link(struct store_folder *f, const char *from, const char *to)
+{
+	const char *from_last, *to_last;
+	int from_dir = open_parent(f, from, O_PATH, &from_last), to_dir, r;
+
+	if (from_dir < 0)
+		return from_dir;
+	to_dir = open_parent(f, to, O_PATH, &to_last);
+	r = to_dir < 0 ? to_dir : 0;
+	if (r == 0 && linkat(from_dir, from_last, to_dir, to_last, 0) < 0)
+		r = -errno;
+	if (to_dir >= 0)
+		close(to_dir);
+	close(from_dir);
+	return r;
+}
+
 static int host_unlink(struct store_folder *f, const char *name)
 {
 	const char *last;
@@ -189,7 +211,7 @@ static void host_close(struct store_folder *f)
 }
 
 static const struct store_folder_ops host_ops = {
-	.open = host_open, .rename = host_rename, .unlink = host_unlink, .sync = host_sync, .close = host_close,
+	.open = host_open, .rename = host_rename, .link = host_link, .unlink = host_unlink, .sync = host_sync, .close = host_close,
 };
 
 int store_folder_host(const char *path, struct store_folder **ret_folder, struct sp_err *err)

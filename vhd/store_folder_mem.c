@@ -175,6 +175,26 @@ static int mem_folder_rename(struct store_folder *f, const char *from, const cha
 	return r;
 }
 
+static int mem_folder_link(struct store_folder *f, const char *from, const char *to)
+{
+	SP_AUTO_FREE char *old = NULL, *new = NULL;
+	struct folder_mem *m;
+	struct entry *e;
+	int r = store_folder_normalise(from, &old);
+
+	if (r == 0)
+		r = store_folder_normalise(to, &new);
+	if (r < 0)
+		return r;
+	m = lock_folder(f);
+	e = *find(m, old);
+	r = !e ? -ENOENT : *find(m, new) ? -EEXIST : entry_add(m, new, e->file);
+	if (r == 0)
+		mem_file_get(e->file);
+	pthread_mutex_unlock(&m->lock);
+	return r;
+}
+
 static int mem_folder_unlink(struct store_folder *f, const char *name)
 {
 	SP_AUTO_FREE char *normal = NULL;
@@ -210,8 +230,8 @@ static void mem_folder_close(struct store_folder *f)
 }
 
 static const struct store_folder_ops mem_folder_ops = {
-	.open = mem_folder_open, .rename = mem_folder_rename, .unlink = mem_folder_unlink, .sync = mem_folder_sync,
-	.close = mem_folder_close,
+	.open = mem_folder_open, .rename = mem_folder_rename, .link = mem_folder_link, .unlink = mem_folder_unlink,
+	.sync = mem_folder_sync, .close = mem_folder_close,
 };
 
 int store_folder_mem(struct store_folder **ret_folder)
