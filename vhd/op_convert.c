@@ -128,7 +128,7 @@ static int target_params(struct vhd_disk *source, const struct vhd_create_opts *
 		return sp_err_set(err, -EINVAL, "a conversion makes an image without a parent; use create and rebase");
 	*ret = (struct vhd_format_create){
 		.size = t->size, .kind = t->kind, .block_size = t->block_size, .logical_sector = t->logical_sector,
-		.physical_sector = t->physical_sector, .preallocate = t->preallocate,
+		.physical_sector = t->physical_sector, .log_size = t->log_size, .preallocate = t->preallocate,
 	};
 	if (t->format == VHD_FORMAT_VHDX && ret->logical_sector == 0) {
 		/* Partition tables count in logical sectors: they only make sense with the same size. */
@@ -192,8 +192,8 @@ static int check_target_name(struct vhd_disk *source, struct store_folder *f, co
 	return r;
 }
 
-static int fill(struct vhd_disk *source, struct store_folder *f, const char *name, const struct vhd_convert_opts *o,
-		bool device, struct sp_job *job, struct sp_err *err)
+int op_convert_fill(struct vhd_disk *source, struct store_folder *f, const char *name, const struct vhd_convert_opts *o,
+		    bool device, struct sp_job *job, struct sp_err *err)
 {
 	struct vhd_open_opts rw = { .flags = VHD_OPEN_WRITE, .format = o->target.format };
 	struct vhd_disk *target;
@@ -223,7 +223,7 @@ static int make_file(struct vhd_disk *source, struct store_folder *f, const char
 		return r;
 	r = vhd_create_in(f, temp, o->target.format, &c, err);
 	if (r == 0)
-		r = fill(source, f, temp, o, false, job, err);
+		r = op_convert_fill(source, f, temp, o, false, job, err);
 	if (r == 0 && o->verify)
 		r = verify(source, f, temp, o, job, err);
 	if (r == 0)
@@ -249,7 +249,7 @@ int op_convert_disk(struct vhd_disk *source, struct store_folder *f, const char 
 		return r;
 	sp_job_start(job, vhd_disk_size(source) * (o->verify ? 3 : 1));
 	if (device) {
-		r = fill(source, f, target, o, true, job, err);
+		r = op_convert_fill(source, f, target, o, true, job, err);
 		if (r == 0 && o->verify)
 			r = verify(source, f, target, o, job, err);
 	} else {

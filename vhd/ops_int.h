@@ -14,6 +14,9 @@ int vhd_convert_in(struct store_folder *source_folder, const char *source, struc
 /* The same from a disk that is open already. */
 int op_convert_disk(struct vhd_disk *source, struct store_folder *folder, const char *target,
 		    const struct vhd_convert_opts *opts, struct sp_job *job, struct sp_err *err);
+/* Copies into the existing image @name; @device: one that has old contents, so zeros are written too. Durable. */
+int op_convert_fill(struct vhd_disk *source, struct store_folder *folder, const char *name,
+		    const struct vhd_convert_opts *opts, bool device, struct sp_job *job, struct sp_err *err);
 int vhd_merge_in(struct store_folder *folder, const char *name, const struct vhd_merge_opts *opts, struct sp_job *job,
 		 struct vhd_merge_result *ret, struct sp_err *err);
 int vhd_rebase_in(struct store_folder *folder, const char *name, const char *new_parent,
