@@ -119,8 +119,8 @@ static int copy_all(struct vhd_disk *source, struct vhd_disk *target, const stru
 
 /* ---- the target ---------------------------------------------------------------------------------- */
 
-static int target_params(struct vhd_disk *source, const struct vhd_create_opts *t, struct vhd_format_create *ret,
-			 struct sp_err *err)
+int op_convert_params(struct vhd_disk *source, const struct vhd_create_opts *t, struct vhd_format_create *ret,
+		      struct sp_err *err)
 {
 	uint64_t size = vhd_disk_size(source), unit = t->format == VHD_FORMAT_RAW ? 1 : 512;
 
@@ -217,7 +217,7 @@ static int make_file(struct vhd_disk *source, struct store_folder *f, const char
 		     const struct vhd_convert_opts *o, struct sp_job *job, struct sp_err *err)
 {
 	struct vhd_format_create c;
-	int r = target_params(source, &o->target, &c, err);
+	int r = op_convert_params(source, &o->target, &c, err);
 
 	if (r < 0)
 		return r;

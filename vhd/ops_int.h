@@ -14,6 +14,11 @@ int vhd_convert_in(struct store_folder *source_folder, const char *source, struc
 /* The same from a disk that is open already. */
 int op_convert_disk(struct vhd_disk *source, struct store_folder *folder, const char *target,
 		    const struct vhd_convert_opts *opts, struct sp_job *job, struct sp_err *err);
+int op_stream_disk(struct vhd_disk *source, int fd, const struct vhd_convert_opts *opts, struct sp_job *job,
+		   struct sp_err *err);
+/* What to create for a copy of @source. */
+int op_convert_params(struct vhd_disk *source, const struct vhd_create_opts *target, struct vhd_format_create *ret,
+		      struct sp_err *err);
 /* Copies into the existing image @name; @device: one that has old contents, so zeros are written too. Durable. */
 int op_convert_fill(struct vhd_disk *source, struct store_folder *folder, const char *name,
 		    const struct vhd_convert_opts *opts, bool device, struct sp_job *job, struct sp_err *err);
