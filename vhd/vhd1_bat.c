@@ -181,6 +181,9 @@ int vhd1_bat_load(struct vhd1 *v, struct sp_err *err)
 	if (v->shape.blocks > VHD1_FULL_MAP_BLOCKS)
 		return sp_err_set(err, -ENOTSUP, "%" PRIu32 " blocks of %" PRIu32 " bytes are too many to write to",
 				  v->shape.blocks, v->shape.block_size);
+	r = vhd1_extents_disjoint(&v->extents, err);
+	if (r < 0)
+		return r;
 	r = vhd1_bat_resize(v, v->shape.blocks);
 	if (r == 0)
 		r = read_table(v);
@@ -194,8 +197,7 @@ int vhd1_bat_load(struct vhd1 *v, struct sp_err *err)
 		if (r < 0)
 			return r;
 	}
-	r = vhd1_extents_disjoint(&v->extents, err);
-	return r < 0 ? r : refuse_overlaps(v, err);
+	return refuse_overlaps(v, err);
 }
 
 uint64_t vhd1_used_end(const struct vhd1 *v)

@@ -20,6 +20,7 @@
  *   vhd1_write.c	prepare, commit, abort, discard
  *   vhd1_flush.c	batches and their barriers
  *   vhd1_modify.c	grow, identity
+ *   vhd1_table.c	a longer BAT, moving what is in its way
  *   vhd1_parent.c	another parent
  *   vhd1_check.c	checker (independent of the reader's caches)
  *   vhd1_repair.c	repairs that are provably right
@@ -304,8 +305,21 @@ int vhd1_slot_to_limbo(struct vhd1 *v, uint32_t slot);		/* a link to it was just
 int vhd1_room_take(struct vhd1 *v, uint64_t bytes, uint64_t *ret_offset);
 /* Both footers get the contents of v->footer, copy first; durable. */
 int vhd1_footers_write(struct vhd1 *v);
+/* Keeps blocks from being put below @end, and the footer as well. */
+int vhd1_space_reserve(struct vhd1 *v, uint64_t end);
 /* Cuts unused room: the footer moves down behind the last block or structure. */
 int vhd1_space_trim(struct vhd1 *v);
+
+/* vhd1_parent.c */
+/* Replaces the header, crash-safe: @h, written into 1024 bytes of @room, is in force after the first call; after the
+ * second what stands at @home, where it was before. What the old header referred to may be overwritten between them. */
+int vhd1_header_leave(struct vhd1 *v, const struct vhd1_header_disk *h, uint64_t room);
+int vhd1_header_return(struct vhd1 *v, const struct vhd1_header_disk *h, uint64_t home);
+/* Replaces it when nothing but its first sector differs. */
+int vhd1_header_update(struct vhd1 *v, const struct vhd1_header_disk *h);
+
+/* vhd1_table.c */
+int vhd1_table_extend(struct vhd1 *v, uint32_t entries, struct sp_err *err);
 
 /* functions of the format table */
 int vhd1_probe(const struct vhd_probe *p);

@@ -167,5 +167,8 @@ const struct vhd_format vhd_format_vhd1 = {
 	.flush_end = vhd1_flush_end,
 	.freed_tag = vhd1_freed_tag,
 	.release = vhd1_release,
+	.grow = vhd1_grow,
+	.set_identity = vhd1_set_identity,
+	.set_parent = vhd1_set_parent,
 	.describe = vhd1_describe,
 };

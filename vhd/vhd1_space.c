@@ -233,6 +233,27 @@ int vhd1_room_take(struct vhd1 *v, uint64_t bytes, uint64_t *ret_offset)
 	return 0;
 }
 
+int vhd1_space_reserve(struct vhd1 *v, uint64_t end)
+{
+	uint32_t n = 0;
+	int r = 0;
+
+	/* Space set free below is given up: it is going to be something else. */
+	for (uint32_t i = 0; i < v->free_slots; i++)
+		if ((uint64_t)v->free_slot[i] * VHD1_SECTOR >= end)
+			v->free_slot[n++] = v->free_slot[i];
+	v->free_slots = n;
+	n = 0;
+	for (uint32_t i = 0; i < v->limbos; i++)
+		if ((uint64_t)v->limbo[i].slot * VHD1_SECTOR >= end)
+			v->limbo[n++] = v->limbo[i];
+	v->limbos = n;
+	if (v->footer_offset < end)
+		r = move_footer_ahead(v, sp_max(end, sp_align_up(v->footer_offset + VHD1_SECTOR, VHD1_SECTOR)));
+	v->next_free = sp_max(v->next_free, end);
+	return r;
+}
+
 /* ---- space set free ------------------------------------------------------------------------------ */
 
 void vhd1_slot_give_back(struct vhd1 *v, uint32_t slot)
