@@ -12,6 +12,8 @@
 
 struct raw {
 	uint64_t file_size;
+	/* The stretch of data found last: looking for its end costs the host a walk over the whole stretch. */
+	uint64_t data_from, data_to;
 };
 
 static int raw_probe(const struct vhd_probe *p)
@@ -51,40 +53,56 @@ static int raw_create(struct store *store, const struct vhd_format_create *c, st
 	return r < 0 ? sp_err_set(err, r, "cannot size the file to %" PRIu64 " bytes: %s", c->size, strerror(-r)) : 0;
 }
 
-/* Holes of the host file are known zeros, but they are room too: a write there needs no preparation. */
-static int raw_map(struct vhd_image *img, uint64_t offset, uint64_t len, struct vhd_place *ret)
+/* The stretch of data or the hole at @offset of a file that nobody writes. */
+static int find_stretch(struct vhd_image *img, uint64_t offset, bool *ret_data, uint64_t *ret_end)
 {
 	struct raw *raw = img->state;
 	uint64_t data, hole;
 	int r;
 
-	ret->direct_write = img->flags & VHD_IMG_WRITABLE;
+	*ret_data = offset >= raw->data_from && offset < raw->data_to;
+	*ret_end = raw->data_to;
+	if (*ret_data)
+		return 0;
+	r = store_seek_data(img->store, offset, &data);
+	if (r < 0)
+		return r;
+	*ret_end = data;
+	if (data > offset)
+		return 0;
+	r = store_seek_hole(img->store, offset, &hole);
+	if (r < 0)
+		return r;
+	if (hole <= offset)		/* the file changes under us: one byte is sure to be there */
+		hole = offset + 1;
+	raw->data_from = offset;
+	raw->data_to = hole;
+	*ret_data = true;
+	*ret_end = hole;
+	return 0;
+}
+
+/* Holes of the host file are known zeros, but only while nobody writes: there they are room like the rest. */
+static int raw_map(struct vhd_image *img, uint64_t offset, uint64_t len, struct vhd_place *ret)
+{
+	struct raw *raw = img->state;
+	uint64_t end = raw->file_size;
+	bool data = true;
+	int r;
+
+	*ret = (struct vhd_place){ .file_offset = offset, .direct_write = img->flags & VHD_IMG_WRITABLE };
 	if (offset >= raw->file_size) {
 		ret->where = VHD_WHERE_ZERO;
 		ret->len = len;
 		return 0;
 	}
-	len = sp_min(len, raw->file_size - offset);
-	if (ret->direct_write) {	/* holes come and go under writes: not worth knowing */
-		ret->where = VHD_WHERE_DATA;
-		ret->file_offset = offset;
-		ret->len = len;
-		return 0;
+	if (!ret->direct_write) {
+		r = find_stretch(img, offset, &data, &end);
+		if (r < 0)
+			return r;
 	}
-	r = store_seek_data(img->store, offset, &data);
-	if (r < 0)
-		return r;
-	if (data > offset) {
-		ret->where = VHD_WHERE_ZERO;
-		ret->len = sp_min(len, data - offset);
-		return 0;
-	}
-	r = store_seek_hole(img->store, offset, &hole);
-	if (r < 0)
-		return r;
-	ret->where = VHD_WHERE_DATA;
-	ret->file_offset = offset;
-	ret->len = hole > offset ? sp_min(len, hole - offset) : len;
+	ret->where = data ? VHD_WHERE_DATA : VHD_WHERE_ZERO;
+	ret->len = sp_min(len, sp_min(end, raw->file_size) - offset);
 	return 0;
 }
 
