@@ -226,6 +226,7 @@ static int file_mtime(struct store *s, int64_t *ret_unix_seconds)
 
 static void file_close(struct store *s)
 {
+	store_lock_drop(file_fd(s));
 	close(file_fd(s));
 	sp_free(s->name);
 	sp_free(s);

@@ -19,6 +19,7 @@ void store_iov_advance(struct iovec **iov, int *iovcnt, size_t done);
 
 /* store_lock.c: locks go with the open file description. 0, or -EBUSY with a text naming the holder. */
 int store_lock_take(int fd, bool writer, const char *name, struct sp_err *err);
+void store_lock_drop(int fd);
 
 /* store_device.c: block devices. */
 int store_device_size(int fd, uint64_t *ret_size);

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -22,6 +23,9 @@
 
 #define USES	 100	/* + permission */
 #define FORBIDS	 200
+
+#define GHOST_NAP_MS 10
+#define GHOST_MAX_MS 1000
 
 enum { PERM_READ = 0, PERM_WRITE = 1, PERM_RESIZE = 3 };
 
@@ -159,20 +163,18 @@ static bool find_holder(int fd, off_t byte, struct holder *ret_holder)
 	return found;
 }
 
-static int say_busy(int fd, off_t byte, bool writer, const char *name, struct sp_err *err)
+/* @h: pid 0 when nobody could be found. */
+static int say_busy(off_t byte, bool writer, const char *name, const struct holder *h, struct sp_err *err)
 {
 	const char *remedy = writer ? "close it there first (-U opens it for looking only)" :
 				      "close it there first, or use -U to look at it anyway";
 	bool for_writing = byte == USES + PERM_WRITE || byte == USES + PERM_RESIZE;
-	struct holder h;
 
-	if (!err)
-		return -EBUSY;
-	if (!find_holder(fd, byte, &h))
+	if (h->pid == 0)
 		return sp_err_set(err, -EBUSY, "%s is open%s in another program; %s", name,
 				  for_writing ? " for writing" : "", remedy);
 	return sp_err_set(err, -EBUSY, "%s is open%s in %s (pid %ld); %s", name,
-			  for_writing || h.writes ? " for writing" : "", h.program, h.pid, remedy);
+			  for_writing || h->writes ? " for writing" : "", h->program, h->pid, remedy);
 }
 
 /* ---- taking --------------------------------------------------------------------------------------- */
@@ -183,28 +185,51 @@ static void drop_all(int fd, const uint8_t *hold, size_t count)
 		ofd_lock(fd, F_OFD_SETLK, F_UNLCK, hold[i], NULL);
 }
 
+/* All locks, then the test. *ret_byte: where somebody stood in the way. Nothing is held on failure. */
+static int try_take(int fd, const uint8_t *hold, size_t count, off_t *ret_byte)
+{
+	struct flock other = { .l_type = F_UNLCK };
+	int r = 0;
+
+	for (size_t i = 0; i < count && r == 0; i++)
+		r = ofd_lock(fd, F_OFD_SETLK, F_RDLCK, *ret_byte = hold[i], NULL);
+	/* Look only after all of ours stand: of two that come at once, at least one sees the other. */
+	for (size_t i = 0; i < count && r == 0 && !SP_SEED_BUG(LOCK_NOT_TESTED); i++) {
+		r = ofd_lock(fd, F_OFD_GETLK, F_WRLCK, *ret_byte = opposite(hold[i]), &other);
+		if (r == 0 && other.l_type != F_UNLCK)
+			r = -EBUSY;
+	}
+	if (r < 0)
+		drop_all(fd, hold, count);
+	return r == -EAGAIN || r == -EACCES ? -EBUSY : r;
+}
+
+/*
+ * A process that was killed lives on for some milliseconds as an io_uring that the kernel has yet to take apart, with the
+ * file registered in it: a lock without a process. That one is waited for.
+ */
 int store_lock_take(int fd, bool writer, const char *name, struct sp_err *err)
 {
 	const uint8_t *hold = writer ? writer_holds : reader_holds;
 	size_t count = writer ? sizeof(writer_holds) : sizeof(reader_holds);
-	struct flock other = { .l_type = F_UNLCK };
+	const struct timespec nap = { .tv_nsec = GHOST_NAP_MS * 1000000 };
+	struct holder h = { 0 };
 	off_t byte = 0;
-	int r = 0;
+	int r;
 
-	for (size_t i = 0; i < count && r == 0; i++)
-		r = ofd_lock(fd, F_OFD_SETLK, F_RDLCK, byte = hold[i], NULL);
-	/* Look only after all of ours stand: of two that come at once, at least one sees the other. */
-	for (size_t i = 0; i < count && r == 0 && !SP_SEED_BUG(LOCK_NOT_TESTED); i++) {
-		r = ofd_lock(fd, F_OFD_GETLK, F_WRLCK, byte = opposite(hold[i]), &other);
-		if (r == 0 && other.l_type != F_UNLCK)
-			r = -EBUSY;
+	for (unsigned ms = 0; (r = try_take(fd, hold, count, &byte)) == -EBUSY; ms += GHOST_NAP_MS) {
+		if (ms >= GHOST_MAX_MS || find_holder(fd, byte, &h))
+			return say_busy(byte, writer, name, &h, err);
+		nanosleep(&nap, NULL);
 	}
-	if (r == 0)
-		return 0;
-	if (r == -EBUSY || r == -EAGAIN || r == -EACCES)
-		r = say_busy(fd, byte, writer, name, err);
-	else
+	if (r < 0)
 		sp_err_set(err, r, "%s: cannot lock the file: %s; -U does without locks", name, strerror(-r));
-	drop_all(fd, hold, count);
 	return r;
+}
+
+void store_lock_drop(int fd)
+{
+	struct flock fl = { .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = USES, .l_len = FORBIDS + 100 - USES };
+
+	(void)fcntl(fd, F_OFD_SETLK, &fl);	/* closing does it too, but a ring may keep the file open for a while */
 }
