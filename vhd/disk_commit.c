@@ -57,9 +57,10 @@ static int flush_once(struct vhd_disk *d)
 	pthread_mutex_lock(&d->meta);
 	r = f->flush_begin(d->leaf, &batch);
 	pthread_mutex_unlock(&d->meta);
-	if (r < 0)
-		return disk_sync_result(d, r);
-
+	if (r < 0) {
+		atomic_store(&d->unsynced, true);	/* out of memory: nothing has been tried, a later flush may do it */
+		return r;
+	}
 	if (batch)
 		r = f->flush_write(d->leaf, batch);
 	else if (unsynced)
@@ -81,7 +82,7 @@ int disk_flush(struct vhd_disk *d)
 {
 	struct vhd_commit *c = &d->commit;
 	uint64_t mine;
-	int poison;
+	int r;
 
 	pthread_mutex_lock(&c->lock);
 	mine = ++c->asked;
@@ -95,16 +96,18 @@ int disk_flush(struct vhd_disk *d)
 		c->running = true;
 		covers = c->asked;
 		pthread_mutex_unlock(&c->lock);
-		if (atomic_load(&d->poison) == 0)
-			flush_once(d);
+		r = atomic_load(&d->poison);
+		if (r == 0)
+			r = flush_once(d);
 		pthread_mutex_lock(&c->lock);
 		c->running = false;
 		c->done = covers;
+		c->result = r;
 		pthread_cond_broadcast(&c->done_cond);
 	}
+	r = c->result;	/* of the flush that covers us, or of a later one, which then covers us too */
 	pthread_mutex_unlock(&c->lock);
-	poison = atomic_load(&d->poison);
-	return poison;
+	return r;
 }
 
 int vhd_disk_flush(struct vhd_disk *d)

@@ -34,6 +34,7 @@ struct vhd_commit {
 	pthread_mutex_t lock;
 	pthread_cond_t done_cond;
 	uint64_t asked, done;
+	int result;			/* of the last flush */
 	bool running;
 	pthread_cond_t work_cond;	/* the committer thread's mailbox, see queue.c */
 	struct vhd_work *work, **work_tail;
