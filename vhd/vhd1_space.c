@@ -309,6 +309,8 @@ void vhd1_release(struct vhd_image *img, uint64_t tag)
 	tag = sp_min(tag, v->durable);
 	while (n < v->limbos && v->limbo[n].generation <= tag)
 		vhd1_slot_give_back(v, v->limbo[n++].slot);
+	if (n == 0)
+		return;
 	memmove(v->limbo, v->limbo + n, (v->limbos - n) * sizeof(*v->limbo));
 	v->limbos -= n;
 }

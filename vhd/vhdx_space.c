@@ -274,6 +274,8 @@ void vhdx_release(struct vhd_image *img, uint64_t tag)
 			(void)store_punch(img->store, l->offset, sp_min(l->len, x->file_size - l->offset));
 		mark_free(sp, l->offset / VHDX_MIB, l->len / VHDX_MIB);
 	}
+	if (n == 0)
+		return;
 	sp->limbo_count -= n;
 	memmove(sp->limbo, sp->limbo + n, sp->limbo_count * sizeof(*sp->limbo));
 }
