@@ -172,7 +172,7 @@ static void claim(struct bat *b, uint64_t offset, uint64_t len)
 	while (unit < end) {
 		uint64_t run = sp_bits_run(b->used, unit, end, false);
 
-		if (sp_bit_get(b->used, unit, false) && !SP_SEED_BUG(CHECK_NO_OVERLAP)) {
+		if (sp_bit_get(b->used, unit, false) && !SP_SEED_BUG(VHDX_CHECK_NO_OVERLAP)) {
 			sp_bits_set(b->twice, unit, run, false);
 			b->any_twice = true;
 		} else {

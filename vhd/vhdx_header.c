@@ -35,7 +35,7 @@ static int header_parse(const uint8_t buf[static VHDX_HEADER_SIZE], struct vhdx_
 	if (memcmp(d.signature, VHDX_HEADER_SIGNATURE, 4) != 0)
 		return sp_err_set(err, -EBADMSG, "signature is not \"head\"");
 	crc = sp_crc32c_skip(buf, VHDX_HEADER_SIZE, offsetof(struct vhdx_header_disk, checksum));
-	if (crc != le32_get(d.checksum) && !SP_SEED_BUG(HEADER_NO_CRC))
+	if (crc != le32_get(d.checksum) && !SP_SEED_BUG(VHDX_HEADER_NO_CRC))
 		return sp_err_set(err, -EBADMSG, "checksum is %08" PRIx32 ", computed %08" PRIx32,
 				  le32_get(d.checksum), crc);
 	*ret_hdr = (struct vhdx_header){

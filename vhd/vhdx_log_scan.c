@@ -131,7 +131,7 @@ static int crc_fits(const struct ring *g, const struct vhdx_log_entry *e, bool *
 		bytes = whole;
 	}
 	memcpy(&d, bytes, sizeof(d));
-	*ret_good = SP_SEED_BUG(LOG_ENTRY_NO_CRC) ||
+	*ret_good = SP_SEED_BUG(VHDX_LOG_ENTRY_NO_CRC) ||
 		    sp_crc32c_skip(bytes, e->length, offsetof(struct vhdx_log_entry_disk, checksum)) ==
 			    le32_get(d.checksum);
 	return 0;
@@ -220,7 +220,7 @@ static bool chain_follow(const struct found *f, const uint32_t *next, uint32_t s
 	for (uint32_t i = start; i != NONE; i = next[i])
 		c.head = i;
 	for (uint32_t i = start; i != NONE; i = next[i]) {
-		if (f->entry[i].offset == f->entry[c.head].tail || (SP_SEED_BUG(REPLAY_WHOLE_RUN) && i == start))
+		if (f->entry[i].offset == f->entry[c.head].tail || (SP_SEED_BUG(VHDX_REPLAY_WHOLE_RUN) && i == start))
 			c.tail = c.tail == NONE ? i : c.tail;
 		c.count += c.tail != NONE;
 	}
@@ -232,7 +232,7 @@ static bool better(const struct found *f, const struct chain *c, const struct ch
 {
 	if (best->count == 0)
 		return true;
-	if (SP_SEED_BUG(SCAN_FIRST_SEQUENCE))
+	if (SP_SEED_BUG(VHDX_SCAN_FIRST_SEQUENCE))
 		return f->entry[c->tail].sequence > f->entry[best->tail].sequence;
 	return f->entry[c->head].sequence > f->entry[best->head].sequence;
 }

@@ -156,7 +156,7 @@ static int vhdx_open(struct vhd_image *img, struct sp_err *err)
 	r = read_headers(x, err);
 	if (r == 0 && is_writable(x))
 		r = check_writable(x, err);
-	if (r == 0 && !SP_SEED_BUG(OPEN_NO_REPLAY))
+	if (r == 0 && !SP_SEED_BUG(VHDX_OPEN_NO_REPLAY))
 		r = vhdx_replay(x, err);
 	if (r == 0)
 		r = read_regions(x, err);

@@ -62,7 +62,7 @@ static uint32_t first_data_sector(const struct vhdx_log_entry *e)
 
 static int target_check(const struct builder *b, uint64_t sequence, uint64_t offset, uint64_t len, struct sp_err *err)
 {
-	if (SP_SEED_BUG(REPLAY_ANY_TARGET))
+	if (SP_SEED_BUG(VHDX_REPLAY_ANY_TARGET))
 		return 0;
 	if (offset < VHDX_LOG_TARGET_MIN)
 		return sp_err_set(err, -EBADMSG, "log entry %" PRIu64 " would overwrite the headers, at %#" PRIx64, sequence,
@@ -244,7 +244,7 @@ static uint64_t size_after(const struct vhdx_log_sequence *seq, const struct vhd
 {
 	uint64_t size = file_size;
 
-	if (!SP_SEED_BUG(REPLAY_NO_LAST_FILE_OFFSET))
+	if (!SP_SEED_BUG(VHDX_REPLAY_NO_LAST_FILE_OFFSET))
 		size = sp_max(size, sp_align_up(seq->entry[seq->count - 1].last_file_offset, VHDX_MIB));
 	if (plan->count > 0) {
 		const struct vhdx_extent *end = &plan->extent[plan->count - 1];

@@ -24,7 +24,7 @@ static int entry_check(const struct vhdx_region *g, unsigned index, uint64_t fil
 	if (g->length == 0 || !sp_is_aligned(g->length, VHDX_MIB))
 		return sp_err_set(err, -EBADMSG, "entry %u: length %#" PRIx32 " is not a positive multiple of 1 MiB",
 				  index, g->length);
-	if (!sp_range_ok(g->offset, g->length, file_size) && !SP_SEED_BUG(REGION_PAST_END))
+	if (!sp_range_ok(g->offset, g->length, file_size) && !SP_SEED_BUG(VHDX_REGION_PAST_END))
 		return sp_err_set(err, -EBADMSG, "entry %u: region at %#" PRIx64 " + %#" PRIx32
 				  " reaches past the end of the file (%#" PRIx64 ")", index, g->offset, g->length, file_size);
 	return 0;

@@ -48,7 +48,7 @@ static int replay_in_place(struct vhdx *x, const struct vhdx_plan *plan)
 		return r;
 	x->file_guid_changed = true;
 	r = apply(s, plan, x->file_size);
-	if (r == 0 && !SP_SEED_BUG(REPLAY_NO_SYNC))
+	if (r == 0 && !SP_SEED_BUG(VHDX_REPLAY_NO_SYNC))
 		r = store_sync(s);
 	if (r < 0)
 		return r;
