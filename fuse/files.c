@@ -36,7 +36,7 @@ extern char **environ;
 struct helper {
 	const char *type;		/* of the file system, as libblkid calls it */
 	const char *program, *package;
-	const char *stay;		/* word of -o that keeps it in the foreground, or NULL: -f */
+	const char *words;		/* for -o; NULL: "-f" keeps it in the foreground */
 	bool replay;			/* journal to be replayed before */
 };
 
@@ -44,7 +44,7 @@ static const struct helper helpers[] = {
 	{ "ext2", "fuse2fs", "fuse2fs", NULL, false },
 	{ "ext3", "fuse2fs", "fuse2fs", NULL, true },
 	{ "ext4", "fuse2fs", "fuse2fs", NULL, true },
-	{ "ntfs", "ntfs-3g", "ntfs-3g", "no_detach", false },
+	{ "ntfs", "ntfs-3g", "ntfs-3g", "no_detach,no_def_opts,silent", false },
 };
 
 static const struct helper kernel_helper = { NULL, "mount", "mount", "loop", false };
@@ -140,15 +140,18 @@ static int choose_only(struct files *f, const struct vhd_probe_result *probe, st
 			  : "none of the partitions holds a file system%s", list);
 }
 
+/*
+ * As root ntfs-3g would let everybody in (allow_other) and fuse2fs would add suid and dev. Without root fuse2fs checks
+ * the owners inside the image against the user, to whom all of it belongs anyway: fakeroot.
+ */
 static char *helper_options(const struct files *f)
 {
 	const struct mnt_options *o = &f->mnt->opts;
-	/* For the kernel fuse2fs is the one who asks: as root it would add suid and dev by itself. */
-	const char *owner = strcmp(f->helper->program, "fuse2fs") == 0 && geteuid() != 0 ? ",fakeroot" : "";
+	bool fakeroot = strcmp(f->helper->program, "fuse2fs") == 0 && geteuid() != 0;
+	const char *words = f->helper->words;
 
-	return sp_asprintf("%s,nosuid,nodev%s%s%s%s%s", mnt_readonly(o) ? "ro" : "rw", owner,
-			   f->helper->stay ? "," : "", f->helper->stay ? f->helper->stay : "",
-			   o->fuse ? "," : "", o->fuse ? o->fuse : "");
+	return sp_asprintf("%s,nosuid,nodev%s%s%s%s%s", mnt_readonly(o) ? "ro" : "rw", fakeroot ? ",fakeroot" : "",
+			   words ? "," : "", words ? words : "", o->fuse ? "," : "", o->fuse ? o->fuse : "");
 }
 
 int files_new(struct mnt *m, struct files **ret_files, struct sp_err *err)
@@ -249,7 +252,7 @@ static void helper_args(struct files *f, char *argv[static ARGS_MAX])
 	if (by_kernel(f)) {
 		argv[n++] = (char *)(uintptr_t)"-t";
 		argv[n++] = f->type;
-	} else if (!f->helper->stay) {
+	} else if (!f->helper->words) {
 		argv[n++] = (char *)(uintptr_t)"-f";
 	}
 	argv[n++] = (char *)(uintptr_t)"-o";
