@@ -44,7 +44,8 @@ static int check_identifier(struct vhdx_checker *c)
 	if (r < 0)
 		return r;
 	if (c->file_size < VHDX_HEADER_SECTION_SIZE) {
-		sp_err_set(&why, -EBADMSG, "file has %" PRIu64 " bytes, the header section alone needs 1 MiB", c->file_size);
+		sp_err_set(&why, -EBADMSG, "file has %" PRIu64 " bytes, the header section alone needs 1 MiB",
+			   c->file_size);
 		return stop(c, -EBADMSG, 0, "file", &why);
 	}
 	r = store_read(c->file, head, sizeof(head), 0);
@@ -105,7 +106,8 @@ static int check_headers(struct vhdx_checker *c)
 	if (r == 0 && good[0] && good[1])
 		r = check_header_pair(c, h, slot);
 	if (r == 0 && sp_guid_is_zero(&c->header.data_write_guid))
-		r = warn(c, false, VHDX_HEADER_OFFSET(slot), "header", "DataWriteGuid is zero: children could not recognise this file");
+		r = warn(c, false, VHDX_HEADER_OFFSET(slot), "header",
+			 "DataWriteGuid is zero: children could not recognise this file");
 	return r;
 }
 
@@ -167,7 +169,8 @@ static int check_regions(struct vhdx_checker *c)
 			return -ENOMEM;
 	}
 	if (good[0] && good[1] && memcmp(buf, buf + VHDX_REGION_TABLE_SIZE, VHDX_REGION_TABLE_SIZE) != 0)
-		return warn(c, true, VHDX_REGION_TABLE_OFFSET(1), region_copy_name(1), "differs from copy 1, which is used");
+		return warn(c, true, VHDX_REGION_TABLE_OFFSET(1), region_copy_name(1),
+			    "differs from copy 1, which is used");
 	return 0;
 }
 
@@ -183,7 +186,8 @@ static int check_layout(struct vhdx_checker *c)
 
 static int check_metadata(struct vhdx_checker *c)
 {
-	const struct vhdx_region *region = &c->regions.entry[c->regions.metadata], *bat = &c->regions.entry[c->regions.bat];
+	const struct vhdx_region *region = &c->regions.entry[c->regions.metadata],
+				 *bat = &c->regions.entry[c->regions.bat];
 	struct sp_err why = { 0 };
 	int r = vhdx_metadata_read(c->view, region, &c->metadata, &why);
 
@@ -192,7 +196,8 @@ static int check_metadata(struct vhdx_checker *c)
 	if (r < 0)
 		return stop(c, r, region->offset, "metadata", &why);
 	if (bat->length / sizeof(le64_t) < c->geo.bat_entries) {
-		sp_err_set(&why, -EBADMSG, "region has room for %" PRIu64 " entries, a disk of this size needs %" PRIu64,
+		sp_err_set(&why, -EBADMSG,
+			   "region has room for %" PRIu64 " entries, a disk of this size needs %" PRIu64,
 			   (uint64_t)bat->length / sizeof(le64_t), c->geo.bat_entries);
 		return stop(c, -EBADMSG, bat->offset, "BAT region", &why);
 	}
@@ -206,7 +211,8 @@ static int judge_parent(struct vhdx_checker *c, const struct vhd_parent_ref *par
 	if (parent->paths == 0)
 		r = warn(c, false, offset, "parent locator", "there is no path to the parent");
 	if (r == 0 && sp_guid_is_zero(&parent->identity[0]))
-		r = warn(c, false, offset, "parent locator", "parent_linkage is zero: any parent never written to would match");
+		r = warn(c, false, offset, "parent locator",
+			 "parent_linkage is zero: any parent never written to would match");
 	return r;
 }
 
@@ -226,7 +232,8 @@ static int decode_locator(struct vhdx_checker *c, const struct vhdx_item *it)
 	if (r == 0)
 		r = judge_parent(c, &img.parent, it->offset);
 	else if (r != -ENOMEM)	/* the blocks can be judged all the same */
-		r = vhd_report_add(c->rep, VHD_SEV_ERROR, false, false, it->offset, "parent locator", "%s", sp_err_text(&why));
+		r = vhd_report_add(c->rep, VHD_SEV_ERROR, false, false, it->offset, "parent locator", "%s",
+				   sp_err_text(&why));
 	for (unsigned i = 0; i < img.parent.paths; i++)
 		sp_free(img.parent.path[i].text);
 	return r;

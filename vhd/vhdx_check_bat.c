@@ -90,8 +90,9 @@ static int check_place(struct bat *b, struct slot *s)
 	if (s->offset < VHDX_HEADER_SECTION_SIZE)
 		return finding(b, VHD_SEV_ERROR, s->index, "state %u without a location", VHDX_BAT_STATE(s->entry));
 	if (!sp_range_ok(s->offset, bytes_needed(&c->geo, s), c->file_size))
-		return finding(b, VHD_SEV_ERROR, s->index, "%" PRIu64 " bytes at %#" PRIx64 " reach past the end of the file, %#"
-			       PRIx64, bytes_needed(&c->geo, s), s->offset, c->file_size);
+		return finding(b, VHD_SEV_ERROR, s->index,
+			       "%" PRIu64 " bytes at %#" PRIx64 " reach past the end of the file, %#" PRIx64,
+			       bytes_needed(&c->geo, s), s->offset, c->file_size);
 	s->len = sp_min(len, c->file_size - s->offset);
 	return 0;
 }
@@ -156,8 +157,8 @@ static int check_entry(struct bat *b, struct slot *s)
 	if (s->bitmap)
 		return check_bitmap(b, s);
 	if (s->block >= g->blocks && s->entry != 0)
-		return finding(b, VHD_SEV_WARNING, s->index, "lies behind the end of the disk but is not empty: %#" PRIx64,
-			       s->entry);
+		return finding(b, VHD_SEV_WARNING, s->index,
+			       "lies behind the end of the disk but is not empty: %#" PRIx64, s->entry);
 	return check_payload(b, s);
 }
 
@@ -199,7 +200,9 @@ static const char *structure_at(const struct vhdx_checker *c, uint64_t offset, u
 	for (unsigned i = 0; i < c->regions.count; i++) {
 		if (!sp_ranges_overlap(offset, len, c->regions.entry[i].offset, c->regions.entry[i].length))
 			continue;
-		return (int)i == c->regions.bat ? "the BAT" : (int)i == c->regions.metadata ? "the metadata" : "a region";
+		if ((int)i == c->regions.bat)
+			return "the BAT";
+		return (int)i == c->regions.metadata ? "the metadata" : "a region";
 	}
 	return "another block";
 }
@@ -246,16 +249,17 @@ static int second_pass(struct bat *b, struct slot *s)
 	}
 	if (state != VHDX_FULLY_PRESENT && state != VHDX_PARTIALLY_PRESENT)
 		return 0;
-	if (s->offset < VHDX_HEADER_SECTION_SIZE || !sp_range_ok(s->offset, bytes_needed(&b->c->geo, s), b->c->file_size))
+	if (s->offset < VHDX_HEADER_SECTION_SIZE ||
+	    !sp_range_ok(s->offset, bytes_needed(&b->c->geo, s), b->c->file_size))
 		return 0;
 	len = sp_min(len, b->c->file_size - s->offset);
 	if (!touches(b->twice, s->offset, len))
 		return 0;
 	if (s->bitmap)
-		return finding(b, VHD_SEV_ERROR, s->index, "bitmap block at %#" PRIx64 " shares space with %s", s->offset,
-			       structure_at(b->c, s->offset, len));
-	return finding(b, VHD_SEV_ERROR, s->index, "block %" PRIu64 " at %#" PRIx64 " shares space with %s", s->block, s->offset,
-		       structure_at(b->c, s->offset, len));
+		return finding(b, VHD_SEV_ERROR, s->index, "bitmap block at %#" PRIx64 " shares space with %s",
+			       s->offset, structure_at(b->c, s->offset, len));
+	return finding(b, VHD_SEV_ERROR, s->index, "block %" PRIu64 " at %#" PRIx64 " shares space with %s", s->block,
+		       s->offset, structure_at(b->c, s->offset, len));
 }
 
 static int stream(struct bat *b, int (*each)(struct bat *b, struct slot *s))
@@ -346,7 +350,8 @@ int vhdx_check_bat(struct vhdx_checker *c)
 	c->rep->total_blocks = c->geo.blocks;
 	if (b.units > UNITS_MAX)
 		return vhd_report_add(c->rep, VHD_SEV_ERROR, false, false, UINT64_MAX, "file",
-				      "%" PRIu64 " bytes are more than a disk of 64 TiB can need: blocks not checked", c->file_size);
+				      "%" PRIu64 " bytes are more than a disk of 64 TiB can need: blocks not checked",
+				      c->file_size);
 	b.used = sp_zalloc(b.units / 8 + 1);
 	b.twice = sp_zalloc(b.units / 8 + 1);
 	r = b.used && b.twice ? passes(&b) : -ENOMEM;

@@ -63,23 +63,27 @@ static int check_size(const struct vhdx_metadata *md, struct sp_err *err)
 		return sp_err_set(err, -EINVAL, "%" PRIu64 " bytes are too much: a VHDX disk has at most 64 TiB",
 				  md->virtual_size);
 	if (md->virtual_size % md->logical_sector != 0)
-		return sp_err_set(err, -EINVAL, "%" PRIu64 " bytes are not a multiple of the logical sector size, %" PRIu32,
+		return sp_err_set(err, -EINVAL,
+				  "%" PRIu64 " bytes are not a multiple of the logical sector size, %" PRIu32,
 				  md->virtual_size, md->logical_sector);
 	if (!sp_is_pow2(md->block_size) || md->block_size < VHDX_MIB || md->block_size > 256 * VHDX_MIB)
-		return sp_err_set(err, -EINVAL, "block size %" PRIu32 " is not possible, use a power of two from 1 MiB to "
-				  "256 MiB", md->block_size);
+		return sp_err_set(err, -EINVAL,
+				  "block size %" PRIu32 " is not possible, use a power of two from 1 MiB to 256 MiB",
+				  md->block_size);
 	return 0;
 }
 
 static int check_rest(const struct vhd_format_create *c, const struct plan *p, struct sp_err *err)
 {
 	if (!sp_is_aligned(p->log_length, VHDX_MIB) || p->log_length > VHDX_LOG_LENGTH_MAX)
-		return sp_err_set(err, -EINVAL, "log size %" PRIu32 " is not possible, use a multiple of 1 MiB up to 1 GiB",
+		return sp_err_set(err, -EINVAL,
+				  "log size %" PRIu32 " is not possible, use a multiple of 1 MiB up to 1 GiB",
 				  p->log_length);
 	if (c->kind != VHD_KIND_DIFFERENCING)
 		return 0;
 	if (sp_guid_is_zero(&c->parent_identity))
-		return sp_err_set(err, -EINVAL, "the parent's DataWriteGuid is zero, so it could not be recognised again; "
+		return sp_err_set(err, -EINVAL,
+				  "the parent's DataWriteGuid is zero, so it could not be recognised again; "
 				  "give the parent a new identity first");
 	if (!c->parent_relative && !c->parent_absolute)
 		return sp_err_set(err, -EINVAL, "a differencing image needs a path to its parent");
@@ -199,7 +203,8 @@ static void item_add(struct items *m, const struct sp_guid *guid, uint32_t flags
 	memcpy(m->region, &d, sizeof(d));
 }
 
-static void item_add_value(struct items *m, const struct sp_guid *guid, uint32_t flags, const void *value, uint32_t length)
+static void item_add_value(struct items *m, const struct sp_guid *guid, uint32_t flags, const void *value,
+			   uint32_t length)
 {
 	item_add(m, guid, flags, m->end, length);
 	memcpy(m->region + m->end, value, length);

@@ -208,8 +208,8 @@ struct vhdx_plan {
 int vhdx_plan_make(struct store *s, const struct vhdx_header *h, uint64_t file_size, struct vhdx_plan *ret_plan,
 		   struct sp_err *err);
 void vhdx_plan_fini(struct vhdx_plan *plan);
-/* A read-only store that looks as @base will after the replay. On success takes over the plan (leaving *plan empty), and
- * @base too when @owns_base. */
+/* A read-only store that looks as @base will after the replay. On success takes over the plan (leaving *plan empty),
+ * and @base too when @owns_base. */
 int vhdx_overlay_new(struct store *base, bool owns_base, struct vhdx_plan *plan, struct store **ret_store);
 
 /* Replays when header.log_guid says so. In place (writable) or by replacing img->store with an overlay. */

@@ -45,8 +45,8 @@ static int pair_decode(const uint8_t *buf, size_t len, unsigned index, struct pa
 	p.key_length = le16_get(d.key_length);
 	p.value_length = le16_get(d.value_length);
 	if (key == 0 || !sp_range_ok(key, p.key_length, len))
-		return sp_err_set(err, -EBADMSG, "pair %u: key at %" PRIu32 " + %u lies outside the item (%zu bytes)", index,
-				  key, p.key_length, len);
+		return sp_err_set(err, -EBADMSG, "pair %u: key at %" PRIu32 " + %u lies outside the item (%zu bytes)",
+				  index, key, p.key_length, len);
 	if (value == 0 || !sp_range_ok(value, p.value_length, len))
 		return sp_err_set(err, -EBADMSG, "pair %u: value at %" PRIu32 " + %u lies outside the item (%zu bytes)",
 				  index, value, p.value_length, len);
@@ -143,7 +143,8 @@ int vhdx_locator_decode(const uint8_t *buf, size_t len, struct vhd_image *img, s
 	int r;
 
 	if (len < sizeof(d))
-		return sp_err_set(err, -EBADMSG, "parent locator has %zu bytes, its header alone needs %zu", len, sizeof(d));
+		return sp_err_set(err, -EBADMSG, "parent locator has %zu bytes, its header alone needs %zu", len,
+				  sizeof(d));
 	memcpy(&d, buf, sizeof(d));
 	if (!sp_guid_equal(&d.type, &VHDX_GUID_LOCATOR_TYPE)) {
 		char text[SP_GUID_TEXT];
@@ -153,8 +154,8 @@ int vhdx_locator_decode(const uint8_t *buf, size_t len, struct vhd_image *img, s
 	}
 	count = le16_get(d.key_value_count);
 	if (count > VHDX_LOCATOR_PAIRS_MAX || sizeof(d) + count * sizeof(struct vhdx_locator_entry_disk) > len)
-		return sp_err_set(err, -EBADMSG, "parent locator: %u pairs do not fit in %zu bytes or exceed %u", count, len,
-				  VHDX_LOCATOR_PAIRS_MAX);
+		return sp_err_set(err, -EBADMSG, "parent locator: %u pairs do not fit in %zu bytes or exceed %u", count,
+				  len, VHDX_LOCATOR_PAIRS_MAX);
 	pair = sp_calloc(count + 1, sizeof(*pair));
 	if (!pair)
 		return sp_err_set(err, -ENOMEM, "out of memory");

@@ -30,8 +30,10 @@ static int item_decode(const struct vhdx_metadata_entry_disk *d, const struct vh
 	if (length > VHDX_METADATA_ITEM_MAX)
 		return sp_err_set(err, -EBADMSG, "entry %u: length %" PRIu32 " is more than 1 MiB", index, length);
 	if (length > 0 && (offset < VHDX_METADATA_TABLE_SIZE || !sp_range_ok(offset, length, region->length)))
-		return sp_err_set(err, -EBADMSG, "entry %u: item at %#" PRIx32 " + %" PRIu32
-				  " lies outside the item area (0x10000 to %#" PRIx32 ")", index, offset, length, region->length);
+		return sp_err_set(err, -EBADMSG,
+				  "entry %u: item at %#" PRIx32 " + %" PRIu32
+				  " lies outside the item area (0x10000 to %#" PRIx32 ")",
+				  index, offset, length, region->length);
 	*ret_item = (struct vhdx_item){
 		.guid = d->item_id,
 		.offset = region->offset + offset,
@@ -64,8 +66,9 @@ static int refuse_overlap(const struct vhdx_metadata *md, struct sp_err *err)
 		const struct vhdx_item *a = by_offset[i - 1], *b = by_offset[i];
 
 		if (sp_ranges_overlap(a->offset, a->length, b->offset, b->length))
-			return sp_err_set(err, -EBADMSG, "items at %#" PRIx64 " + %" PRIu32 " and %#" PRIx64 " + %" PRIu32
-					  " overlap", a->offset, a->length, b->offset, b->length);
+			return sp_err_set(err, -EBADMSG,
+					  "items at %#" PRIx64 " + %" PRIu32 " and %#" PRIx64 " + %" PRIu32 " overlap",
+					  a->offset, a->length, b->offset, b->length);
 	}
 	return 0;
 }
@@ -85,7 +88,8 @@ static int refuse_duplicates(const struct vhdx_metadata *md, struct sp_err *err)
 		}
 	}
 	if (users > VHDX_METADATA_USER_MAX)
-		return sp_err_set(err, -EBADMSG, "%u user items, at most %u are allowed", users, VHDX_METADATA_USER_MAX);
+		return sp_err_set(err, -EBADMSG, "%u user items, at most %u are allowed", users,
+				  VHDX_METADATA_USER_MAX);
 	return 0;
 }
 
@@ -98,7 +102,8 @@ static int table_read(struct store *s, const struct vhdx_region *region, struct 
 	if (!buf)
 		return sp_err_set(err, -ENOMEM, "out of memory");
 	if (region->length < VHDX_METADATA_TABLE_SIZE)
-		return sp_err_set(err, -EBADMSG, "region has %" PRIu32 " bytes, the table alone needs 65536", region->length);
+		return sp_err_set(err, -EBADMSG, "region has %" PRIu32 " bytes, the table alone needs 65536",
+				  region->length);
 	r = store_read(s, buf, VHDX_METADATA_TABLE_SIZE, region->offset);
 	if (r < 0)
 		return sp_err_set(err, r, "cannot be read: %s", strerror(-r));
@@ -107,7 +112,8 @@ static int table_read(struct store *s, const struct vhdx_region *region, struct 
 		return sp_err_set(err, -EBADMSG, "signature is not \"metadata\"");
 	md->count = le16_get(d.entry_count);
 	if (md->count > VHDX_METADATA_ENTRIES_MAX)
-		return sp_err_set(err, -EBADMSG, "entry count is %u, at most %u fit", md->count, VHDX_METADATA_ENTRIES_MAX);
+		return sp_err_set(err, -EBADMSG, "entry count is %u, at most %u fit", md->count,
+				  VHDX_METADATA_ENTRIES_MAX);
 	md->item = sp_calloc(md->count + 1, sizeof(*md->item));
 	if (!md->item)
 		return sp_err_set(err, -ENOMEM, "out of memory");
@@ -172,7 +178,8 @@ static int items_find(const struct vhdx_metadata *md, int ret_index[static KNOWN
 			continue;
 		}
 		if (known_items[k].length && it->length != known_items[k].length)
-			return sp_err_set(err, -EBADMSG, "item %s at %#" PRIx64 " has %" PRIu32 " bytes, expected %" PRIu32,
+			return sp_err_set(err, -EBADMSG,
+					  "item %s at %#" PRIx64 " has %" PRIu32 " bytes, expected %" PRIu32,
 					  known_items[k].name, it->offset, it->length, known_items[k].length);
 		ret_index[k] = (int)i;
 	}
@@ -183,7 +190,8 @@ static int items_find(const struct vhdx_metadata *md, int ret_index[static KNOWN
 	return 0;
 }
 
-static int items_read(struct store *s, struct vhdx_metadata *md, const int index[static KNOWN_COUNT], struct sp_err *err)
+static int items_read(struct store *s, struct vhdx_metadata *md, const int index[static KNOWN_COUNT],
+		      struct sp_err *err)
 {
 	struct vhdx_file_parameters_disk params;
 	le32_t logical, physical;
@@ -257,7 +265,8 @@ static unsigned log2_of(uint64_t pow2)
 static int values_check(const struct vhdx_metadata *md, struct sp_err *err)
 {
 	if (!sp_is_pow2(md->block_size) || md->block_size < VHDX_MIB || md->block_size > 256 * VHDX_MIB)
-		return sp_err_set(err, -EBADMSG, "block size is %" PRIu32 ", expected a power of two from 1 MiB to 256 MiB",
+		return sp_err_set(err, -EBADMSG,
+				  "block size is %" PRIu32 ", expected a power of two from 1 MiB to 256 MiB",
 				  md->block_size);
 	if (md->logical_sector != 512 && md->logical_sector != 4096)
 		return sp_err_set(err, -EBADMSG, "logical sector size is %" PRIu32 ", expected 512 or 4096",
@@ -266,10 +275,12 @@ static int values_check(const struct vhdx_metadata *md, struct sp_err *err)
 		return sp_err_set(err, -EBADMSG, "physical sector size is %" PRIu32 ", expected 512 or 4096",
 				  md->physical_sector);
 	if (md->virtual_size == 0 || md->virtual_size > VHDX_MAX_SIZE)
-		return sp_err_set(err, -EBADMSG, "virtual disk size is %" PRIu64 ", expected up to 64 TiB", md->virtual_size);
+		return sp_err_set(err, -EBADMSG, "virtual disk size is %" PRIu64 ", expected up to 64 TiB",
+				  md->virtual_size);
 	if (md->virtual_size % md->logical_sector != 0)
-		return sp_err_set(err, -EBADMSG, "virtual disk size %" PRIu64 " is not a multiple of the logical sector, %"
-				  PRIu32, md->virtual_size, md->logical_sector);
+		return sp_err_set(err, -EBADMSG,
+				  "virtual disk size %" PRIu64 " is not a multiple of the logical sector, %" PRIu32,
+				  md->virtual_size, md->logical_sector);
 	return 0;
 }
 

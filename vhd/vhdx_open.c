@@ -3,8 +3,8 @@
  * Opening and closing a VHDX file, its facts for "info", and the format table.
  *
  * Order of an open: identifier, headers, log replay, and only then region tables, metadata and locator: before the
- * replay none of those is to be believed. The BAT is left to the cache, which reads pages when they are asked for, so an
- * image of 64 TiB opens as fast as a small one.
+ * replay none of those is to be believed. The BAT is left to the cache, which reads pages when they are asked for, so
+ * an image of 64 TiB opens as fast as a small one.
  */
 #include "vhd/vhdx_int.h"
 
@@ -53,7 +53,8 @@ static int check_writable(struct vhdx *x, struct sp_err *err)
 	if (!x->img->store->writable)
 		return sp_err_set(err, -EROFS, "the file is open read-only");
 	if (x->header.log_length == 0)
-		return sp_err_set(err, -ENOTSUP, "the file has no log, so it cannot be changed safely; convert it to a new file");
+		return sp_err_set(err, -ENOTSUP,
+				  "the file has no log, so it cannot be changed safely; convert it to a new file");
 	x->header.log_version = VHDX_LOG_VERSION;	/* of the entries we shall write; the log is empty or has it */
 	return 0;
 }
@@ -106,7 +107,8 @@ static int read_locator(struct vhdx *x, struct sp_err *err)
 		return sp_err_set(err, -ENOMEM, "out of memory");
 	r = store_read(x->img->store, buf, it->length, it->offset);
 	if (r < 0)
-		return sp_err_set(err, r, "parent locator at %#" PRIx64 " cannot be read: %s", it->offset, strerror(-r));
+		return sp_err_set(err, r, "parent locator at %#" PRIx64 " cannot be read: %s", it->offset,
+				  strerror(-r));
 	r = vhdx_locator_decode(buf, it->length, x->img, err);
 	if (r == 0 && sp_guid_is_zero(&x->img->parent.identity[0]))
 		vhd_image_warn(x->img, "parent_linkage is zero: any parent that was never written would match");

@@ -3,8 +3,8 @@
  * What the active sequence of a log amounts to: for each byte it touches, the last word about it. Replay in place
  * and replay in memory both work from this plan, so they cannot differ. [MS-VHDX] 2.3.3; checks X8 to X10.
  *
- * The plan is made of disjoint stretches, so however often a hostile log zeroes the same terabyte, the work is bounded by
- * the size of the file.
+ * The plan is made of disjoint stretches, so however often a hostile log zeroes the same terabyte, the work is bounded
+ * by the size of the file.
  */
 #include "vhd/vhdx_int.h"
 
@@ -65,11 +65,11 @@ static int target_check(const struct builder *b, uint64_t sequence, uint64_t off
 	if (SP_SEED_BUG(VHDX_REPLAY_ANY_TARGET))
 		return 0;
 	if (offset < VHDX_LOG_TARGET_MIN)
-		return sp_err_set(err, -EBADMSG, "log entry %" PRIu64 " would overwrite the headers, at %#" PRIx64, sequence,
-				  offset);
+		return sp_err_set(err, -EBADMSG, "log entry %" PRIu64 " would overwrite the headers, at %#" PRIx64,
+				  sequence, offset);
 	if (sp_ranges_overlap(offset, len, b->h->log_offset, b->h->log_length))
-		return sp_err_set(err, -EBADMSG, "log entry %" PRIu64 " would overwrite the log itself, at %#" PRIx64, sequence,
-				  offset);
+		return sp_err_set(err, -EBADMSG, "log entry %" PRIu64 " would overwrite the log itself, at %#" PRIx64,
+				  sequence, offset);
 	if (!sp_range_ok(offset, len, b->limit))
 		return sp_err_set(err, -EBADMSG, "log entry %" PRIu64 " reaches from %#" PRIx64 " for %#" PRIx64
 				  " bytes, far past the end of the file", sequence, offset, len);
@@ -101,7 +101,8 @@ static int entry_ops(struct builder *b, const struct vhdx_log_entry *e, struct s
 		memcpy(&z, descriptor(b, e, i), sizeof(z));
 		memcpy(&d, &z, sizeof(d));
 		zero = memcmp(z.signature, VHDX_LOG_ZERO_SIGNATURE, 4) == 0;
-		op = (struct op){ .offset = le64_get(z.file_offset), .len = zero ? le64_get(z.zero_length) : VHDX_PAGE };
+		op = (struct op){ .offset = le64_get(z.file_offset),
+				  .len = zero ? le64_get(z.zero_length) : VHDX_PAGE };
 		r = target_check(b, e->sequence, op.offset, op.len, err);
 		if (r < 0)
 			return r;
@@ -163,7 +164,8 @@ static uint32_t first_free(uint32_t *next, uint32_t i)
 }
 
 /* Backwards through the descriptors: the last one that covers the gap [point[i], point[i + 1]) owns it. */
-static void assign_owners(const struct builder *b, const uint64_t *point, uint32_t points, uint32_t *owner, uint32_t *next)
+static void assign_owners(const struct builder *b, const uint64_t *point, uint32_t points, uint32_t *owner,
+			  uint32_t *next)
 {
 	for (uint32_t i = 0; i < points; i++) {
 		owner[i] = NONE;
@@ -228,9 +230,10 @@ static int sizes_check(const struct vhdx_log_sequence *seq, uint64_t file_size, 
 	uint64_t last = 0;
 
 	if (head->flushed_file_offset > file_size)
-		return sp_err_set(err, -EBADMSG, "log entry %" PRIu64 " says the file had at least %#" PRIx64
-				  " bytes, but it has %#" PRIx64 ": it was cut off", head->sequence, head->flushed_file_offset,
-				  file_size);
+		return sp_err_set(err, -EBADMSG,
+				  "log entry %" PRIu64 " says the file had at least %#" PRIx64
+				  " bytes, but it has %#" PRIx64 ": it was cut off",
+				  head->sequence, head->flushed_file_offset, file_size);
 	for (unsigned i = 0; i < seq->count; i++)
 		last = sp_max(last, seq->entry[i].last_file_offset);
 	if (last > file_size + VHDX_MAX_SIZE || last > INT64_MAX - TARGET_SLACK)
@@ -270,7 +273,8 @@ static int build(struct builder *b, const struct vhdx_log_sequence *seq, uint64_
 		sectors += seq->entry[i].length / VHDX_LOG_SECTOR - first_data_sector(&seq->entry[i]);
 	}
 	if (ops > OPS_MAX)
-		return sp_err_set(err, -EBADMSG, "log holds %" PRIu64 " descriptors to replay, more than %u", ops, OPS_MAX);
+		return sp_err_set(err, -EBADMSG, "log holds %" PRIu64 " descriptors to replay, more than %u", ops,
+				  OPS_MAX);
 	b->limit = sp_max(file_size, last) + TARGET_SLACK;
 	b->op = sp_calloc((size_t)ops + 1, sizeof(*b->op));
 	b->pages = sp_alloc((size_t)(sectors + 1) * VHDX_PAGE);
@@ -329,8 +333,10 @@ int vhdx_plan_make(struct store *s, const struct vhdx_header *h, uint64_t file_s
 	if (r == 0)
 		r = vhdx_log_scan(log, h->log_length, &h->log_guid, &seq, err);
 	if (r == 0 && seq.count == 0)
-		r = sp_err_set(err, -EBADMSG, "the header says the log at %#" PRIx64 " must be replayed, but it holds no valid "
-			       "sequence of entries", h->log_offset);
+		r = sp_err_set(err, -EBADMSG,
+			       "the header says the log at %#" PRIx64 " must be replayed, but it holds no valid "
+			       "sequence of entries",
+			       h->log_offset);
 	if (r == 0)
 		r = build(&b, &seq, file_size, &plan, err);
 	if (r == 0) {

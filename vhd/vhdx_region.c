@@ -19,14 +19,17 @@
 static int entry_check(const struct vhdx_region *g, unsigned index, uint64_t file_size, struct sp_err *err)
 {
 	if (!sp_is_aligned(g->offset, VHDX_MIB) || g->offset < VHDX_HEADER_SECTION_SIZE)
-		return sp_err_set(err, -EBADMSG, "entry %u: offset %#" PRIx64 " is not a multiple of 1 MiB from 1 MiB up",
-				  index, g->offset);
+		return sp_err_set(err, -EBADMSG,
+				  "entry %u: offset %#" PRIx64 " is not a multiple of 1 MiB from 1 MiB up", index,
+				  g->offset);
 	if (g->length == 0 || !sp_is_aligned(g->length, VHDX_MIB))
 		return sp_err_set(err, -EBADMSG, "entry %u: length %#" PRIx32 " is not a positive multiple of 1 MiB",
 				  index, g->length);
 	if (!sp_range_ok(g->offset, g->length, file_size) && !SP_SEED_BUG(VHDX_REGION_PAST_END))
-		return sp_err_set(err, -EBADMSG, "entry %u: region at %#" PRIx64 " + %#" PRIx32
-				  " reaches past the end of the file (%#" PRIx64 ")", index, g->offset, g->length, file_size);
+		return sp_err_set(err, -EBADMSG,
+				  "entry %u: region at %#" PRIx64 " + %#" PRIx32
+				  " reaches past the end of the file (%#" PRIx64 ")",
+				  index, g->offset, g->length, file_size);
 	return 0;
 }
 
@@ -215,11 +218,12 @@ int vhdx_layout_check(const struct vhdx_header *h, const struct vhdx_region_tabl
 	qsort(span, n, sizeof(*span), span_compare);
 	for (unsigned i = 0; i < n; i++) {
 		if (!sp_range_ok(span[i].offset, span[i].len, file_size))
-			return sp_err_set(err, -EBADMSG, "%s at %#" PRIx64 " reaches past the end of the file (%#" PRIx64 ")",
+			return sp_err_set(err, -EBADMSG,
+					  "%s at %#" PRIx64 " reaches past the end of the file (%#" PRIx64 ")",
 					  span[i].what, span[i].offset, file_size);
 		if (i > 0 && sp_ranges_overlap(span[i - 1].offset, span[i - 1].len, span[i].offset, span[i].len))
-			return sp_err_set(err, -EBADMSG, "%s at %#" PRIx64 " and %s at %#" PRIx64 " overlap", span[i - 1].what,
-					  span[i - 1].offset, span[i].what, span[i].offset);
+			return sp_err_set(err, -EBADMSG, "%s at %#" PRIx64 " and %s at %#" PRIx64 " overlap",
+					  span[i - 1].what, span[i - 1].offset, span[i].what, span[i].offset);
 	}
 	return 0;
 }

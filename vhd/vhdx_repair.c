@@ -122,7 +122,8 @@ static int report_fixed(const struct vhd_report *before, struct vhd_report *repo
 		const struct vhd_finding *f = &before->finding[i];
 
 		if (f->fixable && !is_in(report, f))
-			r = vhd_report_add(report, f->severity, true, true, f->file_offset, f->structure, "%s", f->text);
+			r = vhd_report_add(report, f->severity, true, true, f->file_offset, f->structure, "%s",
+					   f->text);
 	}
 	return r;
 }
