@@ -541,6 +541,40 @@ static void clean_log_is_left_alone(void **state)
 	store_close(img.store);
 }
 
+/* ---- barriers ------------------------------------------------------------------------------------ */
+
+static struct store_ops real;
+static char trace[64];
+
+static int tracing_writev(struct store *s, const struct iovec *iov, int iovcnt, uint64_t offset)
+{
+	strcat(trace, offset == 0x10000 || offset == 0x20000 ? "h" : "p");
+	return real.writev(s, iov, iovcnt, offset);
+}
+
+static int tracing_sync(struct store *s)
+{
+	strcat(trace, "s");
+	return real.sync(s);
+}
+
+/* New FileWriteGuid in both headers, then the pages, and LogGuid goes only when those are safe. */
+static void replay_order(void **state)
+{
+	struct vhd_image img = { .store = make_m1(SP_MIB(6)), .name = image_name, .flags = VHD_IMG_WRITABLE };
+	struct store_ops ops = real = *img.store->ops;
+	struct vhdx x = { 0 };
+
+	set_log_guid(img.store, 0x11);
+	entries_both(img.store);
+	ops.writev = tracing_writev;
+	ops.sync = tracing_sync;
+	img.store->ops = &ops;
+	must(replay(&img, &x));
+	assert_string_equal(trace, "hshs" "pp" "s" "hshs");
+	store_close(img.store);
+}
+
 /* ---- the overlay as a store ---------------------------------------------------------------------- */
 
 static void overlay_as_store(void **state)
@@ -618,6 +652,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(hostile_ring), cmocka_unit_test(whole_ring_entry), cmocka_unit_test(clean_log_is_left_alone),
+		cmocka_unit_test(replay_order),
 		cmocka_unit_test(overlay_as_store), cmocka_unit_test(every_allocation_may_fail),
 	};
 	int failed;
