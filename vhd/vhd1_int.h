@@ -22,7 +22,8 @@
  *   vhd1_modify.c	grow, identity
  *   vhd1_table.c	a longer BAT, moving what is in its way
  *   vhd1_parent.c	another parent
- *   vhd1_check.c	checker (independent of the reader's caches)
+ *   vhd1_check.c	checker (independent of the reader's caches): footers, header
+ *   vhd1_check_blocks.c	checker: BAT, blocks, space
  *   vhd1_repair.c	repairs that are provably right
  *
  * The end footer stands exactly where the next block would go, so it moves: far ahead, at once for many blocks (see

@@ -171,4 +171,6 @@ const struct vhd_format vhd_format_vhd1 = {
 	.set_identity = vhd1_set_identity,
 	.set_parent = vhd1_set_parent,
 	.describe = vhd1_describe,
+	.check = vhd1_check,
+	.repair = vhd1_repair,
 };
