@@ -66,6 +66,23 @@ static int copy_next(void *arg, struct op_window *ret, struct sp_err *err)
 	return 0;
 }
 
+/*
+ * Zeros that have to hide the new parent. Writing zeroes leaves alone what reads zeros already, which here is the old
+ * parent's word: what the image does not say itself after that is written out.
+ */
+static int cover(struct rebase *b, const uint8_t *zeros, uint64_t offset, size_t len)
+{
+	struct vhd_range range;
+	int r = vhd_disk_write_zeroes(b->disk, offset, len);
+
+	for (size_t done = 0; r == 0 && done < len; done += (size_t)range.len) {
+		r = vhd_disk_map(b->disk, offset + done, len - done, &range);
+		if (r == 0 && range.layer != 0)
+			r = vhd_disk_write(b->disk, zeros, (size_t)range.len, range.offset);
+	}
+	return r;
+}
+
 static int copy_up(struct rebase *b, struct op_worker *w, const uint8_t *buf, uint64_t offset, size_t len)
 {
 	int r;
@@ -73,8 +90,7 @@ static int copy_up(struct rebase *b, struct op_worker *w, const uint8_t *buf, ui
 	atomic_fetch_add(&b->copied, len);
 	if (b->opts->dry_run)
 		return 0;
-	r = op_is_zero(buf, len) ? vhd_disk_write_zeroes(b->disk, offset, len)
-				 : vhd_disk_write(b->disk, buf, len, offset);
+	r = op_is_zero(buf, len) ? cover(b, buf, offset, len) : vhd_disk_write(b->disk, buf, len, offset);
 	if (r < 0)
 		return sp_err_set(&w->err, r, "cannot write %zu bytes at %#" PRIx64 ": %s", len, offset, strerror(-r));
 	return 0;
