@@ -4,7 +4,7 @@
 /*
  * Chains in a memory folder, each beside a flat model of what it must read.
  */
-#include "rows.h"
+#include "tests/unit/rows.h"
 
 #include "base/alloc.h"
 #include "base/bytes.h"
@@ -112,6 +112,15 @@ static inline void put(struct store_folder *f, const char *name, enum vhd_format
 	assert_done(vhd_disk_close(d, &err), &err);
 }
 
+static inline void tell_difference(const char *name, const uint8_t *buf, const struct model *m)
+{
+	uint64_t i = 0;
+
+	while (buf[i] == m->bytes[i])
+		i++;
+	fail_msg("%s: byte %#llx is %02x, should be %02x", name, (unsigned long long)i, buf[i], m->bytes[i]);
+}
+
 static inline void expect(struct store_folder *f, const char *name, enum vhd_format_id format, const struct model *m)
 {
 	struct vhd_disk *d = open_disk(f, name, format, 0);
@@ -120,9 +129,8 @@ static inline void expect(struct store_folder *f, const char *name, enum vhd_for
 	assert_non_null(buf);
 	assert_true(vhd_disk_size(d) >= m->size);
 	assert_int_equal(vhd_disk_read(d, buf, m->size, 0), 0);
-	for (uint64_t i = 0; i < m->size; i++)
-		if (buf[i] != m->bytes[i])
-			fail_msg("%s: byte %#llx is %02x, should be %02x", name, (unsigned long long)i, buf[i], m->bytes[i]);
+	if (memcmp(buf, m->bytes, m->size) != 0)
+		tell_difference(name, buf, m);
 	free(buf);
 	assert_int_equal(vhd_disk_close(d, NULL), 0);
 }
@@ -135,6 +143,5 @@ static inline unsigned layers_of(struct store_folder *f, const char *name)
 	vhd_disk_close(d, NULL);
 	return n;
 }
-
 
 #endif

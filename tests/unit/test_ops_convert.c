@@ -2,7 +2,7 @@
 /*
  * Conversions between all formats, from chains, with zeros to be found; what stands under the final name, and when.
  */
-#include "ops_fixture.h"
+#include "tests/unit/ops_fixture.h"
 
 #include <errno.h>
 

@@ -2,7 +2,7 @@
 /*
  * Digests against OpenSSL on the flat model; comparing with the lowest difference known.
  */
-#include "ops_fixture.h"
+#include "tests/unit/ops_fixture.h"
 
 #include <errno.h>
 #include <openssl/evp.h>

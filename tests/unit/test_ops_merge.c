@@ -3,7 +3,7 @@
  * Merging chains of all depths and sizes: the name in use keeps its content, only what is allocated moves, and
  * whoever stood on the merged leaf stands on the result.
  */
-#include "ops_fixture.h"
+#include "tests/unit/ops_fixture.h"
 
 #include <errno.h>
 

@@ -2,7 +2,7 @@
 /*
  * Another parent, or none: the image reads the same, and its children stay its children.
  */
-#include "ops_fixture.h"
+#include "tests/unit/ops_fixture.h"
 
 #include <errno.h>
 

@@ -3,11 +3,11 @@
  * Offline snapshots: the name in use stays the leaf, each snapshot keeps the content of its time, whatever is deleted around
  * it.
  */
-#include "ops_fixture.h"
+#include "tests/unit/ops_fixture.h"
 
 #include <errno.h>
 
-#define SIZE SP_MIB(12)
+#define SIZE SP_MIB(8)
 #define SNAPSHOTS 3
 
 static const char *const taken[SNAPSHOTS] = { "one", "two.2", "three" };
@@ -35,11 +35,11 @@ static void history_init(struct history *h, enum vhd_format_id format, bool big_
 	make_image(h->f, h->image, format, VHD_KIND_DYNAMIC, SIZE, format == VHD_FORMAT_VHDX ? 1 << 20 : 0, NULL);
 	for (unsigned i = 0; i <= SNAPSHOTS; i++) {
 		put(h->f, h->image, format, &h->now, SP_MIB(1) * i + 512, SP_MIB(1), i + 1);
-		put(h->f, h->image, format, &h->now, SP_MIB(6) + 512 * i, 512 * 9, i + 11);
+		put(h->f, h->image, format, &h->now, SP_MIB(5) + 512 * i, 512 * 9, i + 11);
 		if (i > 0)
 			put(h->f, h->image, format, &h->now, SP_MIB(1) * i, 2048, 0);
 		if (i == SNAPSHOTS && big_leaf)
-			put(h->f, h->image, format, &h->now, SP_MIB(2), SP_MIB(9), 21);
+			put(h->f, h->image, format, &h->now, SP_MIB(2), SP_MIB(5), 21);
 		if (i == SNAPSHOTS)
 			break;
 		model_copy(&h->then[i], &h->now);
@@ -105,14 +105,14 @@ static void create_and_list(void **state)
 	history_fini(&h);
 }
 
-/* All orders of deleting three snapshots. */
+/* All orders of deleting three snapshots, half of them per row of a format. */
 static void delete_in_any_order(void **state)
 {
 	static const unsigned order[6][3] = { { 0, 1, 2 }, { 0, 2, 1 }, { 1, 0, 2 }, { 1, 2, 0 }, { 2, 0, 1 }, { 2, 1, 0 } };
 	const struct format_case *c = *state;
 	struct sp_err err = { 0 };
 
-	for (unsigned i = 0; i < SP_ARRAY_SIZE(order); i++) {
+	for (unsigned i = c->big_leaf; i < SP_ARRAY_SIZE(order); i += 2) {
 		unsigned present = 7;
 		struct history h;
 
@@ -144,7 +144,7 @@ static void revert_to_each(void **state)
 		assert_done(vhd_snapshot_revert_in(h.f, h.image, taken[i], false, &err), &err);
 		memcpy(h.now.bytes, h.then[i].bytes, SIZE);
 		check(&h, (2u << i) - 1);
-		put(h.f, h.image, c->format, &h.now, SP_MIB(11), 512, 77);
+		put(h.f, h.image, c->format, &h.now, SP_MIB(7), 512, 77);
 		check(&h, (2u << i) - 1);
 		history_fini(&h);
 	}
