@@ -86,7 +86,8 @@ void vhd1_bat_set(struct vhd1 *v, uint32_t block, uint32_t slot)
 int vhd1_bat_resize(struct vhd1 *v, uint32_t blocks)
 {
 	uint64_t room = sp_align_up(blocks, VHD1_BAT_PER_SECTOR);
-	uint64_t map = sp_div_ceil(room / VHD1_BAT_PER_SECTOR, 8), old_map = sp_div_ceil(v->bat_room / VHD1_BAT_PER_SECTOR, 8);
+	uint64_t map = sp_div_ceil(room / VHD1_BAT_PER_SECTOR, 8),
+		 old_map = sp_div_ceil(v->bat_room / VHD1_BAT_PER_SECTOR, 8);
 	uint64_t full = sp_div_ceil(room, 8), old_full = sp_div_ceil(v->bat_room, 8);
 	uint32_t *bat;
 	uint8_t *bits;
@@ -166,8 +167,10 @@ static int refuse_overlaps(const struct vhd1 *v, struct sp_err *err)
 		uint64_t a = (slots[i - 1] >> 32) * VHD1_SECTOR, b = (slots[i] >> 32) * VHD1_SECTOR;
 
 		if (b - a < len)
-			r = sp_err_set(err, -EBADMSG, "blocks %" PRIu32 " (at %" PRIu64 ") and %" PRIu32 " (at %" PRIu64
-				       ") of %" PRIu64 " bytes each overlap; refusing to write, read-only access is possible",
+			r = sp_err_set(err, -EBADMSG,
+				       "blocks %" PRIu32 " (at %" PRIu64 ") and %" PRIu32 " (at %" PRIu64
+				       ") of %" PRIu64
+				       " bytes each overlap; refusing to write, read-only access is possible",
 				       (uint32_t)slots[i - 1], a, (uint32_t)slots[i], b, len);
 	}
 	sp_free(slots);

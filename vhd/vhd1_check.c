@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Checker: footers, header, locators, batmap. It reads the file itself and shares only the decoders with open(), so that
- * it works where open() refuses. vhd-formats.md 5.1; V numbers refer to it.
+ * Checker: footers, header, locators, batmap. It reads the file itself and shares only the decoders with open(), so
+ * that it works where open() refuses. vhd-formats.md 5.1; V numbers refer to it.
  */
 #include "vhd/vhd1_check_int.h"
 
@@ -57,7 +57,8 @@ static void check_end_footer(struct vhd1_survey *c)
 		vhd1_note(c, VHD_SEV_ERROR, c->sound, at, "footer",
 			  "overwritten with 0xC7: XenServer did not close the image; %s", but);
 	else if (f->end == VHD1_END_SHORT)
-		vhd1_note(c, VHD_SEV_WARNING, true, f->end_offset, "footer", "511 bytes long, as before Virtual PC 2004");
+		vhd1_note(c, VHD_SEV_WARNING, true, f->end_offset, "footer",
+			  "511 bytes long, as before Virtual PC 2004");
 }
 
 static void check_footer_copy(struct vhd1_survey *c)
@@ -65,8 +66,9 @@ static void check_footer_copy(struct vhd1_survey *c)
 	const struct vhd1_footers *f = &c->found;
 
 	if (vhd1_is_sparse(&f->footer) && !f->copy_same)
-		vhd1_note(c, VHD_SEV_ERROR, true, 0, "footer copy", f->copy_good ? "differs from the footer at the end" :
-			  "damaged; the footer at the end is good");
+		vhd1_note(c, VHD_SEV_ERROR, true, 0, "footer copy",
+			  f->copy_good ? "differs from the footer at the end"
+				       : "damaged; the footer at the end is good");
 }
 
 static void check_footer_fields(struct vhd1_survey *c)
@@ -83,13 +85,16 @@ static void check_footer_fields(struct vhd1_survey *c)
 		vhd1_note(c, VHD_SEV_WARNING, false, at, "footer", "data offset of a fixed image is %#" PRIx64
 			  ", expected all ones", be64_get(f->data_offset));
 	if (chs > size)
-		vhd1_note(c, VHD_SEV_WARNING, false, at, "footer", "geometry %u/%u/%u is larger than the disk of %" PRIu64
-			  " bytes", be16_get(f->cylinders), f->heads, f->sectors_per_track, size);
+		vhd1_note(c, VHD_SEV_WARNING, false, at, "footer",
+			  "geometry %u/%u/%u is larger than the disk of %" PRIu64 " bytes", be16_get(f->cylinders),
+			  f->heads, f->sectors_per_track, size);
 	if (f->saved_state == 1)
-		vhd1_note(c, VHD_SEV_WARNING, false, at, "footer", "a saved state of a virtual machine depends on this disk");
+		vhd1_note(c, VHD_SEV_WARNING, false, at, "footer",
+			  "a saved state of a virtual machine depends on this disk");
 	if (vhd1_is_sparse(f) && size / VHD1_SECTOR > VHD1_SPARSE_SECTORS_MAX)
-		vhd1_note(c, VHD_SEV_WARNING, false, at, "footer", "%" PRIu64 " bytes are more than the 2040 GiB that other "
-			  "programs accept", size);
+		vhd1_note(c, VHD_SEV_WARNING, false, at, "footer",
+			  "%" PRIu64 " bytes are more than the 2040 GiB that other programs accept",
+			  size);
 }
 
 static void check_fixed(struct vhd1_survey *c)
@@ -97,8 +102,9 @@ static void check_fixed(struct vhd1_survey *c)
 	uint64_t size = be64_get(c->found.footer.current_size), room = c->found.end_offset;
 
 	if (room < size)
-		vhd1_note(c, VHD_SEV_ERROR, false, room, "data", "the file is cut: %" PRIu64 " bytes in front of the footer, "
-			  "the disk has %" PRIu64, room, size);
+		vhd1_note(c, VHD_SEV_ERROR, false, room, "data",
+			  "the file is cut: %" PRIu64 " bytes in front of the footer, the disk has %" PRIu64,
+			  room, size);
 	else if (room > size)
 		vhd1_note(c, VHD_SEV_WARNING, false, size, "data", "%" PRIu64 " bytes between the disk and its footer",
 			  room - size);
@@ -154,8 +160,10 @@ static void check_batmap_sum(struct vhd1_survey *c, const struct vhd1_batmap_dis
 	uint32_t sum;
 	int r;
 
-	if (len > (uint64_t)be32_get(d->sectors) * VHD1_SECTOR || !sp_range_ok(be64_get(d->offset), len, c->found.file_size)) {
-		vhd1_note(c, VHD_SEV_WARNING, false, at, "batmap", "too small for the disk, or past the end of the file");
+	if (len > (uint64_t)be32_get(d->sectors) * VHD1_SECTOR ||
+	    !sp_range_ok(be64_get(d->offset), len, c->found.file_size)) {
+		vhd1_note(c, VHD_SEV_WARNING, false, at, "batmap",
+			  "too small for the disk, or past the end of the file");
 		return;
 	}
 	map = sp_alloc((size_t)len + 1);
@@ -165,8 +173,8 @@ static void check_batmap_sum(struct vhd1_survey *c, const struct vhd1_batmap_dis
 	} else {
 		sum = vhd1_checksum(map, (size_t)len, SIZE_MAX / 2);
 		if (be32_get(d->version) == 0x10002 && sum != be32_get(d->checksum))
-			vhd1_note(c, VHD_SEV_WARNING, false, at, "batmap", "checksum is %08" PRIx32 ", computed %08" PRIx32,
-				  be32_get(d->checksum), sum);
+			vhd1_note(c, VHD_SEV_WARNING, false, at, "batmap",
+				  "checksum is %08" PRIx32 ", computed %08" PRIx32, be32_get(d->checksum), sum);
 	}
 	sp_free(map);
 }

@@ -2,8 +2,8 @@
 /*
  * Checker: BAT entries, overlapping blocks, space nothing refers to, data under 0 bits. V8 to V11, V19.
  *
- * The table is streamed; what is kept is one number per allocated block, for sorting. A table in a sparse file can claim
- * any number of blocks, so that is bounded: more than fit into the file must overlap anyway.
+ * The table is streamed; what is kept is one number per allocated block, for sorting. A table in a sparse file can
+ * claim any number of blocks, so that is bounded: more than fit into the file must overlap anyway.
  */
 #include "vhd/vhd1_check_int.h"
 
@@ -87,8 +87,8 @@ static void check_entry(struct vhd1_survey *c, struct slots *s, uint32_t block, 
 	}
 	if (missing_part_is_unwritten(c, slot)) {
 		entry_name(name, block);
-		vhd1_note(c, VHD_SEV_ERROR, true, at, name, "the file is cut inside this block, but nothing was written to "
-			  "the part that is missing");
+		vhd1_note(c, VHD_SEV_ERROR, true, at, name,
+			  "the file is cut inside this block, but nothing was written to the part that is missing");
 		c->short_block = true;
 		slots_add(c, s, slot, block);
 		return;
@@ -128,8 +128,9 @@ static void read_entries(struct vhd1_survey *c, struct slots *s)
 	}
 	sp_free(raw);
 	if (beyond)
-		vhd1_note(c, VHD_SEV_WARNING, false, g->bat_offset + (uint64_t)g->blocks * 4, "BAT", "%" PRIu64 " entries beyond "
-			  "the end of the disk are in use; growing will free them", beyond);
+		vhd1_note(c, VHD_SEV_WARNING, false, g->bat_offset + (uint64_t)g->blocks * 4, "BAT",
+			  "%" PRIu64 " entries beyond the end of the disk are in use; growing will free them",
+			  beyond);
 }
 
 /* ---- overlaps and gaps --------------------------------------------------------------------------- */
@@ -249,7 +250,8 @@ static void check_block_bits(struct vhd1_survey *c, const struct window *w, uint
 	uint64_t data = vhd1_data_offset(g, slot);
 	char name[48];
 
-	c->failed = store_read(c->store, w->bits, (size_t)g->bitmap_sectors * VHD1_SECTOR, (uint64_t)slot * VHD1_SECTOR);
+	c->failed =
+		store_read(c->store, w->bits, (size_t)g->bitmap_sectors * VHD1_SECTOR, (uint64_t)slot * VHD1_SECTOR);
 	for (uint32_t s = 0; s < sectors && c->failed == 0 && bad == UINT32_MAX; s += run) {
 		run = (uint32_t)sp_bits_run(w->bits, s, sectors, true);
 		if (!sp_bit_get(w->bits, s, true))
@@ -258,9 +260,10 @@ static void check_block_bits(struct vhd1_survey *c, const struct window *w, uint
 	if (bad == UINT32_MAX)
 		return;
 	snprintf(name, sizeof(name), "bitmap of block %" PRIu32, block);
-	vhd1_note(c, VHD_SEV_WARNING, false, (uint64_t)slot * VHD1_SECTOR, name, "sector %" PRIu32 " has data (at %" PRIu64
-		  ") but its bit is 0: it reads zeros here, and as data in programs that ignore bitmaps", bad,
-		  data + (uint64_t)bad * VHD1_SECTOR);
+	vhd1_note(c, VHD_SEV_WARNING, false, (uint64_t)slot * VHD1_SECTOR, name,
+		  "sector %" PRIu32 " has data (at %" PRIu64
+		  ") but its bit is 0: it reads zeros here, and as data in programs that ignore bitmaps",
+		  bad, data + (uint64_t)bad * VHD1_SECTOR);
 }
 
 static void check_bits(struct vhd1_survey *c, const struct slots *s)
@@ -283,8 +286,9 @@ void vhd1_survey_blocks(struct vhd1_survey *c)
 	read_entries(c, &s);
 	if (s.too_many && c->failed == 0) {
 		c->sound = false;
-		vhd1_note(c, VHD_SEV_ERROR, false, c->shape.bat_offset, "BAT", "more than %u blocks are in use; not checked for "
-			  "overlaps", SLOTS_MAX);
+		vhd1_note(c, VHD_SEV_ERROR, false, c->shape.bat_offset, "BAT",
+			  "more than %u blocks are in use; not checked for overlaps",
+			  SLOTS_MAX);
 	}
 	if (s.count > 0)
 		qsort(s.item, s.count, sizeof(*s.item), by_slot);

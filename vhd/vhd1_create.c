@@ -3,9 +3,9 @@
  * A new image. The end footer is written last, after everything else is durable: a file without it is recognised as
  * unfinished, and a fixed image has nothing else that could tell. vhd-formats.md 7.1.
  *
- * Creator "win ", the exact size and a geometry by the algorithm: see vhd1_footer_make(). The BAT has exactly the entries
- * the size needs, since some readers refuse larger ones. Windows wants a differencing image to have both paths of the
- * parent, relative and absolute, with room for 512 characters each.
+ * Creator "win ", the exact size and a geometry by the algorithm: see vhd1_footer_make(). The BAT has exactly the
+ * entries the size needs, since some readers refuse larger ones. Windows wants a differencing image to have both paths
+ * of the parent, relative and absolute, with room for 512 characters each.
  */
 #include "vhd/vhd1_int.h"
 
@@ -46,7 +46,8 @@ static int check_request(const struct vhd_format_create *c, struct sp_err *err)
 	if ((c->logical_sector && c->logical_sector != VHD1_SECTOR))
 		return sp_err_set(err, -EINVAL, "a VHD has sectors of 512 bytes, not %" PRIu32, c->logical_sector);
 	if (sparse && (!sp_is_pow2(block) || block < VHD1_BLOCK_MIN || block > VHD1_BLOCK_MAX))
-		return sp_err_set(err, -EINVAL, "block size %" PRIu32 " is not a power of two from 512 to 256 MiB", block);
+		return sp_err_set(err, -EINVAL, "block size %" PRIu32 " is not a power of two from 512 to 256 MiB",
+				  block);
 	if (c->kind == VHD_KIND_DIFFERENCING && !c->parent_relative && !c->parent_absolute)
 		return sp_err_set(err, -EINVAL, "a differencing image needs the path of its parent");
 	return 0;
@@ -91,7 +92,8 @@ static int create_fixed(struct store *s, const struct vhd_format_create *c, stru
 	} else {
 		r = store_resize(s, c->size);
 		if (r < 0)
-			return sp_err_set(err, r, "cannot extend the file to %" PRIu64 " bytes: %s", c->size, strerror(-r));
+			return sp_err_set(err, r, "cannot extend the file to %" PRIu64 " bytes: %s", c->size,
+					  strerror(-r));
 	}
 	/* Hyper-V refuses sparse files; a device holds whatever was there before. */
 	if (c->preallocate || s->is_device) {

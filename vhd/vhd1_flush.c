@@ -5,9 +5,9 @@
  *	[barrier] -> bitmaps and BAT, in any order among themselves -> barrier
  *
  * The first barrier is needed when metadata would make visible what must have been written before: payload under new
- * bits, the zeroed bitmap of a differencing block, zeros in recycled space. New blocks of a dynamic image in new room need
- * none: until all of it is on disk a reader finds zeros, as before. Bitmaps and BAT need no order: a BAT entry without
- * the new bits shows the parent, bits without the entry show nothing.
+ * bits, the zeroed bitmap of a differencing block, zeros in recycled space. New blocks of a dynamic image in new room
+ * need none: until all of it is on disk a reader finds zeros, as before. Bitmaps and BAT need no order: a BAT entry
+ * without the new bits shows the parent, bits without the entry show nothing.
  */
 #include "vhd/vhd1_int.h"
 

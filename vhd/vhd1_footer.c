@@ -48,9 +48,11 @@ int vhd1_footer_validate(const struct vhd1_footer_disk *f, struct sp_err *err)
 		return sp_err_set(err, -ENOTSUP, "disk type is %" PRIu32
 				  ", expected 2 (fixed), 3 (dynamic) or 4 (differencing)", type);
 	if (size == 0 || size % VHD1_SECTOR != 0 || size > INT64_MAX)
-		return sp_err_set(err, -EBADMSG, "current size is %" PRIu64 ", expected a positive multiple of 512", size);
+		return sp_err_set(err, -EBADMSG, "current size is %" PRIu64 ", expected a positive multiple of 512",
+				  size);
 	if (type != VHD1_TYPE_FIXED && size / VHD1_SECTOR > UINT32_MAX)
-		return sp_err_set(err, -EBADMSG, "current size is %" PRIu64 ", more than a dynamic image can address", size);
+		return sp_err_set(err, -EBADMSG, "current size is %" PRIu64 ", more than a dynamic image can address",
+				  size);
 	return 0;
 }
 
@@ -113,7 +115,8 @@ int vhd1_footer_locate(struct store *s, struct vhd1_footers *ret, struct sp_err 
 	if (r < 0)
 		return sp_err_set(err, r, "cannot read the footer copy at 0: %s", strerror(-r));
 	if (r_end < 0 && memcmp(copy.cookie, VHD1_COOKIE_DISABLED, sizeof(copy.cookie)) == 0)
-		return sp_err_set(err, -ENOTSUP, "footer copy at 0: cookie is \"v_poison\": XenServer has disabled this image");
+		return sp_err_set(err, -ENOTSUP,
+				  "footer copy at 0: cookie is \"v_poison\": XenServer has disabled this image");
 
 	ret->copy_good = vhd1_footer_validate(&copy, NULL) == 0 && vhd1_is_sparse(&copy) &&
 			 (r_end < 0 || vhd1_is_sparse(&ret->footer));

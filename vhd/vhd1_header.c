@@ -46,15 +46,18 @@ static int shape_make(const struct vhd1_header_disk *h, uint64_t size, uint64_t 
 	g->bat_offset = be64_get(h->bat_offset);
 	blocks = sp_div_ceil(size, g->block_size);
 	if (blocks > g->max_entries)
-		return sp_err_set(err, -EBADMSG, "BAT has %" PRIu32 " entries, but %" PRIu64 " bytes in blocks of %" PRIu32
-				  " need %" PRIu64, g->max_entries, size, g->block_size, blocks);
+		return sp_err_set(err, -EBADMSG,
+				  "BAT has %" PRIu32 " entries, but %" PRIu64 " bytes in blocks of %" PRIu32
+				  " need %" PRIu64,
+				  g->max_entries, size, g->block_size, blocks);
 	g->blocks = (uint32_t)blocks;
 	if (g->bat_offset % VHD1_SECTOR != 0 || g->bat_offset < VHD1_SECTOR)
 		return sp_err_set(err, -EBADMSG, "BAT offset is %" PRIu64 ", expected a multiple of 512 from 512 on",
 				  g->bat_offset);
 	if (!sp_range_ok(g->bat_offset, vhd1_bat_bytes(g), file_size))
-		return sp_err_set(err, -EBADMSG, "BAT at %" PRIu64 " with %" PRIu32 " entries ends past the file of %" PRIu64
-				  " bytes", g->bat_offset, g->max_entries, file_size);
+		return sp_err_set(err, -EBADMSG,
+				  "BAT at %" PRIu64 " with %" PRIu32 " entries ends past the file of %" PRIu64 " bytes",
+				  g->bat_offset, g->max_entries, file_size);
 	return 0;
 }
 
@@ -157,8 +160,10 @@ int vhd1_extents_disjoint(const struct vhd1_extents *x, struct sp_err *err)
 
 			if ((a->text && b->text) || !sp_ranges_overlap(a->offset, a->len, b->offset, b->len))
 				continue;
-			return sp_err_set(err, -EBADMSG, "%s (%" PRIu64 " bytes at %" PRIu64 ") overlaps %s (%" PRIu64
-					  " bytes at %" PRIu64 ")", a->name, a->len, a->offset, b->name, b->len, b->offset);
+			return sp_err_set(err, -EBADMSG,
+					  "%s (%" PRIu64 " bytes at %" PRIu64 ") overlaps %s (%" PRIu64
+					  " bytes at %" PRIu64 ")",
+					  a->name, a->len, a->offset, b->name, b->len, b->offset);
 		}
 	}
 	return 0;
@@ -172,12 +177,14 @@ int vhd1_slot_validate(const struct vhd1_shape *g, const struct vhd1_extents *x,
 	const struct vhd1_extent *hit;
 
 	if (!sp_range_ok(at, len, limit))
-		return sp_err_set(err, -EBADMSG, "BAT entry %" PRIu32 " (at %" PRIu64 "): block at %" PRIu64 " with %" PRIu64
+		return sp_err_set(err, -EBADMSG,
+				  "BAT entry %" PRIu32 " (at %" PRIu64 "): block at %" PRIu64 " with %" PRIu64
 				  " bytes ends past %" PRIu64 ", where the blocks of this file must end",
 				  block, entry_at, at, len, limit);
 	hit = vhd1_extents_hit(x, at, len);
 	if (hit)
-		return sp_err_set(err, -EBADMSG, "BAT entry %" PRIu32 " (at %" PRIu64 "): block at %" PRIu64 " with %" PRIu64
+		return sp_err_set(err, -EBADMSG,
+				  "BAT entry %" PRIu32 " (at %" PRIu64 "): block at %" PRIu64 " with %" PRIu64
 				  " bytes overlaps the %s (%" PRIu64 " bytes at %" PRIu64 ")",
 				  block, entry_at, at, len, hit->name, hit->len, hit->offset);
 	return 0;

@@ -6,8 +6,8 @@
  *	dynamic		zeros			zeros		data
  *	differencing	parent			parent		data
  *
- * Under a 0 bit of a dynamic image the data area holds zeros anyway, in a sound image; answering "zeros" also hides what
- * a damaged one has there.
+ * Under a 0 bit of a dynamic image the data area holds zeros anyway, in a sound image; answering "zeros" also hides
+ * what a damaged one has there.
  */
 #include "vhd/vhd1_int.h"
 

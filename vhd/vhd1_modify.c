@@ -2,8 +2,8 @@
 /*
  * Growing, and the identity that children compare with. vhd-formats.md 1.14.
  *
- * Whatever a size uncovers is made to read zeros first; the footers follow, copy before end, since the end footer is the
- * authority: until it is on disk the disk has its old size.
+ * Whatever a size uncovers is made to read zeros first; the footers follow, copy before end, since the end footer is
+ * the authority: until it is on disk the disk has its old size.
  */
 #include "vhd/vhd1_int.h"
 
@@ -16,8 +16,8 @@
 /* ---- fixed --------------------------------------------------------------------------------------- */
 
 /*
- * The new footer goes behind the new end, or stays when the file has slack enough. It must not overlap the old one, which
- * counts until the new one is durable.
+ * The new footer goes behind the new end, or stays when the file has slack enough. It must not overlap the old one,
+ * which counts until the new one is durable.
  */
 static uint64_t fixed_footer_place(uint64_t old_footer, uint64_t size)
 {
@@ -120,8 +120,8 @@ static int grow_sparse(struct vhd1 *v, uint64_t size, struct sp_err *err)
 	int r;
 
 	if (size > (uint64_t)VHD1_SPARSE_SECTORS_MAX * VHD1_SECTOR || blocks > VHD1_FULL_MAP_BLOCKS)
-		return sp_err_set(err, -EINVAL, "size %" PRIu64 " is more than this image can have; VHDX goes to 64 TiB",
-				  size);
+		return sp_err_set(err, -EINVAL,
+				  "size %" PRIu64 " is more than this image can have; VHDX goes to 64 TiB", size);
 	r = vhd1_flush_all(v);
 	if (r == 0 && blocks > v->shape.max_entries) {
 		r = vhd1_table_extend(v, (uint32_t)blocks, err);

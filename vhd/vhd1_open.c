@@ -19,10 +19,13 @@ static void warn_about_footers(struct vhd_image *img, const struct vhd1_footers 
 	if (f->end == VHD1_END_BAD)
 		vhd_image_warn(img, "footer at %" PRIu64 " is damaged or cut off; using the copy at 0", at);
 	else if (f->end == VHD1_END_KILLED)
-		vhd_image_warn(img, "footer at %" PRIu64 " is overwritten with 0xC7: XenServer did not close the image; "
-			       "using the copy at 0", at);
+		vhd_image_warn(img,
+			       "footer at %" PRIu64 " is overwritten with 0xC7: XenServer did not close the image; "
+			       "using the copy at 0",
+			       at);
 	else if (f->end == VHD1_END_SHORT)
-		vhd_image_warn(img, "footer at %" PRIu64 " has only 511 bytes, as before Virtual PC 2004", f->end_offset);
+		vhd_image_warn(img, "footer at %" PRIu64 " has only 511 bytes, as before Virtual PC 2004",
+			       f->end_offset);
 	if (f->end == VHD1_END_GOOD && vhd1_is_sparse(&f->footer) && !f->copy_same)
 		vhd_image_warn(img, "footer copy at 0 %s; using the footer at %" PRIu64,
 			       f->copy_good ? "differs" : "is damaged", at);
@@ -30,7 +33,8 @@ static void warn_about_footers(struct vhd_image *img, const struct vhd1_footers 
 		vhd_image_warn(img, "footer at %" PRIu64 ": data offset of a fixed image is %#" PRIx64
 			       ", expected all ones", at, be64_get(f->footer.data_offset));
 	if (f->footer.saved_state == 1)
-		vhd_image_warn(img, "a saved state of a virtual machine depends on this disk: it will not be restructured");
+		vhd_image_warn(img,
+			       "a saved state of a virtual machine depends on this disk: it will not be restructured");
 }
 
 static int open_fixed(struct vhd1 *v, const struct vhd1_footers *f, struct sp_err *err)
@@ -38,8 +42,10 @@ static int open_fixed(struct vhd1 *v, const struct vhd1_footers *f, struct sp_er
 	struct vhd_image *img = v->img;
 
 	if (img->size > f->end_offset)
-		return sp_err_set(err, -EBADMSG, "the file is cut: %" PRIu64 " bytes in front of the footer, but the disk "
-				  "has %" PRIu64, f->end_offset, img->size);
+		return sp_err_set(err, -EBADMSG,
+				  "the file is cut: %" PRIu64 " bytes in front of the footer, but the disk "
+				  "has %" PRIu64,
+				  f->end_offset, img->size);
 	img->kind = VHD_KIND_FIXED;
 	v->footer_offset = f->end_offset;
 	return 0;
@@ -76,8 +82,10 @@ static int open_sparse(struct vhd1 *v, const struct vhd1_footers *f, struct sp_e
 	if (r < 0)
 		return sp_err_set(err, r, "cannot read the parent locators: %s", strerror(-r));
 	if (img->parent.paths == 0 && sp_guid_is_zero(&v->header.parent_id))
-		return sp_err_set(err, -EBADMSG, "dynamic header at %" PRIu64 ": a differencing image without parent id, "
-				  "locator or name", be64_get(f->footer.data_offset));
+		return sp_err_set(err, -EBADMSG,
+				  "dynamic header at %" PRIu64 ": a differencing image without parent id, "
+				  "locator or name",
+				  be64_get(f->footer.data_offset));
 	return 0;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Repairs that are provably right (vhd-formats.md 5.3): a lost end footer or copy from the other one, a 511-byte footer,
- * space behind the last block, a cut file of which only unwritten bytes are missing. Overlapping blocks and BAT
+ * Repairs that are provably right (vhd-formats.md 5.3): a lost end footer or copy from the other one, a 511-byte
+ * footer, space behind the last block, a cut file of which only unwritten bytes are missing. Overlapping blocks and BAT
  * entries past the end stay in the report: nobody can tell which of the claims is the right one.
  */
 #include "vhd/vhd1_check_int.h"

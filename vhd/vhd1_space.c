@@ -6,12 +6,13 @@
  *					     ^	    ^
  *				     next_free	    footer_offset
  *
- * A block can be had from the room without touching the footer. When the room is used up, the footer goes ahead first: a
- * new one is written far behind the old, which extends the file, and is made durable; only then may anything use the
- * room between. So the file always ends in a valid footer, or, when power fails amid the extension, the copy at 0 is valid.
+ * A block can be had from the room without touching the footer. When the room is used up, the footer goes ahead first:
+ * a new one is written far behind the old, which extends the file, and is made durable; only then may anything use the
+ * room between. So the file always ends in a valid footer, or, when power fails amid the extension, the copy at 0 is
+ * valid.
  *
- * The old footer's sector is never made part of a block: everything in new room therefore is zeros from the host, and in a
- * dynamic image it does not matter which of BAT entry, bitmap and data reaches the disk first. Room that was there
+ * The old footer's sector is never made part of a block: everything in new room therefore is zeros from the host, and
+ * in a dynamic image it does not matter which of BAT entry, bitmap and data reaches the disk first. Room that was there
  * already at open may hold remains of a crash; it is zeroed before use, behind a barrier.
  *
  * A block set free passes through limbo:
@@ -325,7 +326,7 @@ int vhd1_space_trim(struct vhd1 *v)
 		return 0;
 	vhd1_release(v->img, v->durable);	/* nobody is reading any more */
 	used = vhd1_used_end(v);
-	if (s->is_device || used + VHD1_SECTOR > v->footer_offset)	/* nothing to cut, or the footers would overlap */
+	if (s->is_device || used + VHD1_SECTOR > v->footer_offset) /* nothing to cut, or the footers would overlap */
 		return 0;
 	r = write_synced(v, &v->footer, sizeof(v->footer), used);
 	if (r == 0)

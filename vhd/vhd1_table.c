@@ -113,12 +113,15 @@ int vhd1_table_extend(struct vhd1 *v, uint32_t entries, struct sp_err *err)
 	int r = 0;
 
 	if (v->batmap)
-		return sp_err_set(err, -ENOTSUP, "XenServer's batmap stands behind the BAT, which would have to grow from %"
-				  PRIu32 " to %" PRIu32 " entries; convert the image", v->shape.max_entries, entries);
+		return sp_err_set(err, -ENOTSUP,
+				  "XenServer's batmap stands behind the BAT, which would have to grow from %" PRIu32
+				  " to %" PRIu32 " entries; convert the image",
+				  v->shape.max_entries, entries);
 	hit = vhd1_extents_hit(&v->extents, from, end - from);
 	if (hit && !hit->text)
-		return sp_err_set(err, -ENOTSUP, "the %s at %" PRIu64 " stands where the BAT would have to grow; convert the "
-				  "image", hit->name, hit->offset);
+		return sp_err_set(err, -ENOTSUP,
+				  "the %s at %" PRIu64 " stands where the BAT would have to grow; convert the image",
+				  hit->name, hit->offset);
 	if (end > from) {
 		r = vhd1_space_reserve(v, end);
 		if (r == 0)

@@ -2,7 +2,7 @@
 /*
  * VHD 1.0: vectors of the specification sheet, finding footers, parsing, and what must be refused.
  */
-#include "vhd1_images.h"
+#include "tests/unit/vhd1_images.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -71,9 +71,11 @@ static const struct footer_row {
 #define ID_00 { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 }
 	{ "F1 fixed 4 MiB", 0, "win ", 0xa0000, 0x400000, { 0, 0x78, 4, 0x11 }, 2, ID_00, 0xfffff04b },
 	{ "F2 fixed 256 MiB", 0x27a6a65d, "qemu", 0x50003, 0x10000000, { 0x11, 0xe0, 0x10, 0x3f }, 2,
-	  { 0x98, 0x7b, 0xb1, 0xcd, 0x84, 0x14, 0x41, 0xfc, 0xa4, 0xab, 0xd0, 0x69, 0x45, 0x2b, 0xf2, 0x23 }, 0xffffe5e5 },
+	  { 0x98, 0x7b, 0xb1, 0xcd, 0x84, 0x14, 0x41, 0xfc, 0xa4, 0xab, 0xd0, 0x69, 0x45, 0x2b, 0xf2, 0x23 },
+	  0xffffe5e5 },
 	{ "F3 Azure export 5 GiB", T0, "wa\0", 0x70000, 0x140000000, { 0x28, 0xa2, 0x10, 0x3f }, 2,
-	  { 0x8c, 0x54, 0xdf, 0x94, 0xbd, 0x35, 0x71, 0x4c, 0x94, 0x5f, 0xe5, 0x44, 0x44, 0x53, 0x92, 0x1a }, 0xffffe747 },
+	  { 0x8c, 0x54, 0xdf, 0x94, 0xbd, 0x35, 0x71, 0x4c, 0x94, 0x5f, 0xe5, 0x44, 0x44, 0x53, 0x92, 0x1a },
+	  0xffffe747 },
 	{ "F4 dynamic 1 GiB", T0, "win ", 0xa0000, 0x40000000, { 0x08, 0x20, 0x10, 0x3f }, 3, ID_00, 0xfffff630 },
 	{ "F5 differencing 1 GiB", T0 + 1, "win ", 0xa0000, 0x40000000, { 0x08, 0x20, 0x10, 0x3f }, 4,
 	  { 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31 }, 0xfffff52e },
@@ -232,13 +234,16 @@ static const struct locator_row {
 	{ "Wi2r", VHD1_CODE_WI2R, 1, 9, 3584, T("..\\b\xe9.vhd"), VHD_PATH_RELATIVE, "..\\b\xc3\xa9.vhd" },
 	{ "Wi2k", VHD1_CODE_WI2K, 1, 8, 3584, T("D:\\b.vhd"), VHD_PATH_ABSOLUTE, "D:\\b.vhd" },
 	{ "MacX", VHD1_CODE_MACX, 512, 24, 3584, T("file:///my%20vm/b%2Bc.vhd"), VHD_PATH_ABSOLUTE, "/my vm/b+c.vh" },
-	{ "MacX on localhost", VHD1_CODE_MACX, 512, 22, 3584, T("file://localhost/b.vhd"), VHD_PATH_ABSOLUTE, "/b.vhd" },
+	{ "MacX on localhost", VHD1_CODE_MACX, 512, 22, 3584, T("file://localhost/b.vhd"), VHD_PATH_ABSOLUTE,
+	  "/b.vhd" },
 	{ "MacX by XenServer", VHD1_CODE_MACX, 512, 14, 3584, T("file://./b.vhd"), VHD_PATH_RELATIVE, "./b.vhd" },
-	{ "MacX with a digit slip", VHD1_CODE_MACX_SLIP, 512, 13, 3584, T("file:///b.vhd"), VHD_PATH_ABSOLUTE, "/b.vhd" },
+	{ "MacX with a digit slip", VHD1_CODE_MACX_SLIP, 512, 13, 3584, T("file:///b.vhd"), VHD_PATH_ABSOLUTE,
+	  "/b.vhd" },
 	{ "MacX with an escaped NUL", VHD1_CODE_MACX, 512, 13, 3584, T("file:///b%00c"), VHD_PATH_ABSOLUTE, NULL },
 	{ "MacX cut inside an escape", VHD1_CODE_MACX, 512, 10, 3584, T("file:///b%2"), VHD_PATH_ABSOLUTE, "/b%" },
 	{ "Mac alias", VHD1_CODE_MAC, 512, 13, 3584, T("some alias blob"), VHD_PATH_ABSOLUTE, NULL },
-	{ "W2ru stored big-endian", VHD1_CODE_W2RU, 512, 14, 3584, T("\0.\0\\\0b\0.\0v\0h\0d"), VHD_PATH_RELATIVE, ".\\b.vhd" },
+	{ "W2ru stored big-endian", VHD1_CODE_W2RU, 512, 14, 3584, T("\0.\0\\\0b\0.\0v\0h\0d"), VHD_PATH_RELATIVE,
+	  ".\\b.vhd" },
 	{ "text ends at NUL", VHD1_CODE_W2RU, 512, 12, 3584, T("b\0.\0v\0\0\0x\0y\0"), VHD_PATH_RELATIVE, "b.v" },
 	{ "space neither sectors nor bytes", VHD1_CODE_W2RU, 700, 4, 3584, T("b\0c\0"), VHD_PATH_RELATIVE, NULL },
 	{ "no space", VHD1_CODE_W2RU, 0, 0, 3584, T("b\0c\0"), VHD_PATH_RELATIVE, NULL },
@@ -464,7 +469,8 @@ static const struct hostile_row {
 	{ "V7 block size 256", H(block_size), 256, 0, 0, false, -EBADMSG, -EBADMSG, "block size" },
 	{ "V7 block size 1 GiB", H(block_size), 1u << 30, 0, 0, false, -EBADMSG, -EBADMSG, "block size" },
 	{ "V8 too few entries", H(max_entries), 1, 0, 0, false, -EBADMSG, -EBADMSG, "BAT has 1 entries" },
-	{ "V8 entries past the end", H(max_entries), 0xffffffff, 0, 0, false, -EBADMSG, -EBADMSG, "ends past the file" },
+	{ "V8 entries past the end", H(max_entries), 0xffffffff, 0, 0, false, -EBADMSG, -EBADMSG,
+	  "ends past the file" },
 	{ "V8 BAT offset odd", H(bat_offset) + 4, 1537, 0, 0, false, -EBADMSG, -EBADMSG, "BAT offset" },
 	{ "V8 BAT offset wraps", H(bat_offset), 0xffffffff, H(bat_offset) + 4, 0xfffffe00, false, -EBADMSG, -EBADMSG,
 	  "ends past the file" },

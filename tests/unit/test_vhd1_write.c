@@ -4,7 +4,7 @@
  * stream of writes and barriers is cut anywhere, what no barrier covers is dropped or kept sector by sector, and the
  * image that remains must open and hold what was flushed.
  */
-#include "vhd1_images.h"
+#include "tests/unit/vhd1_images.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -137,7 +137,8 @@ static void discard_gives_back(void **state)
 	assert_int_equal(vhd1_discard(img, SP_MIB(1), SP_MIB(3), &len, &done), 0);	/* the second half of block 0 */
 	assert_int_equal(len, SP_MIB(1));
 	assert_false(done);
-	assert_int_equal(vhd1_discard(img, SP_MIB(2), SP_MIB(5), &len, &done), 0);	/* up to the end: the odd block too */
+	/* Up to the end: the odd block too. */
+	assert_int_equal(vhd1_discard(img, SP_MIB(2), SP_MIB(5), &len, &done), 0);
 	assert_int_equal(len, SP_MIB(5));
 	assert_true(done);
 	assert_int_equal(vhd1_freed_tag(img), 0);		/* not durable yet */

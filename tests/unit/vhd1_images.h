@@ -5,7 +5,7 @@
  * Small VHD 1.0 images in memory for the unit tests: made by the engine, or byte by byte from the vectors of the
  * specification sheet.
  */
-#include "rows.h"
+#include "tests/unit/rows.h"
 
 #include "base/bytes.h"
 #include "base/env.h"
