@@ -204,9 +204,10 @@ static void check_tail(struct vhd1_survey *c)
 {
 	uint64_t end = c->found.end_offset;
 
-	if (c->store->is_device || end <= c->used_end || end - c->used_end <= TAIL_SLACK)
+	/* With entries that make no sense nobody knows what the tail is. */
+	if (!c->sound || c->store->is_device || end <= c->used_end || end - c->used_end <= TAIL_SLACK)
 		return;
-	vhd1_note(c, VHD_SEV_LEAK, c->sound, c->used_end, "space", "%" PRIu64
+	vhd1_note(c, VHD_SEV_LEAK, true, c->used_end, "space", "%" PRIu64
 		  " bytes behind the last block belong to nothing", end - c->used_end);
 	c->report->leaked_bytes += end - c->used_end;
 }
