@@ -322,33 +322,39 @@ int store_file_adopt(int fd, const char *name, unsigned flags, struct store **re
 	return 0;
 }
 
-/* Looks before it opens: opening some devices has effects, and a writer wants a block device to itself. */
+/* Looks before it opens: opening some devices has effects, and one that is in use need not even be opened. */
+static int look(const char *path, unsigned flags, bool *ret_is_device, struct sp_err *err)
+{
+	struct stat st;
+	int r;
+
+	if (stat(path, &st) < 0)
+		return sp_err_set(err, -errno, "%s: %s", path, strerror(errno));
+	r = store_file_kind_ok(st.st_mode, flags, path, err);
+	*ret_is_device = S_ISBLK(st.st_mode);
+	return r == 0 && *ret_is_device && !(flags & STORE_NO_LOCK) ? store_device_is_free(st.st_rdev, path, err) : r;
+}
+
 static int open_path(const char *path, unsigned flags, struct sp_err *err)
 {
-	int open_flags = store_file_open_flags(flags), fd, r;
-	struct stat st;
+	int open_flags = store_file_open_flags(flags), fd, r = 0;
+	bool is_device = false;
 
-	if (!(flags & STORE_CREATE)) {
-		if (stat(path, &st) < 0)
-			return sp_err_set(err, -errno, "%s: %s", path, strerror(errno));
-		r = store_file_kind_ok(st.st_mode, flags, path, err);
-		if (r < 0)
-			return r;
-		if (S_ISBLK(st.st_mode) && (flags & STORE_RDWR) && !(flags & STORE_NO_LOCK))
-			open_flags |= O_EXCL;
-	}
+	if (!(flags & STORE_CREATE))
+		r = look(path, flags, &is_device, err);
+	if (r < 0)
+		return r;
+	if (is_device && (flags & STORE_RDWR) && !(flags & STORE_NO_LOCK))
+		open_flags |= O_EXCL;	/* a writer wants it to itself */
 	do
 		fd = open(path, open_flags, 0644);
 	while (fd < 0 && errno == EINTR);
 	if (fd >= 0)
 		return fd;
-	r = -errno;
-	if (r == -EBUSY && (open_flags & O_EXCL) && store_device_is_free(st.st_rdev, path, err) < 0)
-		return -EBUSY;
-	if (r == -EBUSY)
-		return sp_err_set(err, r, "%s is in use by another program or by the kernel (a mounted partition of it"
-				  ", swap, dm, md); release it there first", path);
-	return sp_err_set(err, r, "%s: %s", path, strerror(-r));
+	if (errno == EBUSY && is_device)
+		return sp_err_set(err, -EBUSY, "%s is in use by another program or by the kernel (a mounted partition "
+				  "of it, swap, dm, md); release it there first", path);
+	return sp_err_set(err, -errno, "%s: %s", path, strerror(errno));
 }
 
 int store_file_open(const char *path, unsigned flags, struct store **ret_store, struct sp_err *err)

@@ -416,8 +416,8 @@ static int mem_clear(struct store *s, uint64_t offset, uint64_t len)
 	struct mem_file *f = lock_file(s);
 	int r = 0;
 
-	if (offset < f->size)
-		r = clear_range(f, offset, sp_min(len, f->size - offset));
+	if (offset < f->size)	/* up to the end includes the rest of the last page */
+		r = clear_range(f, offset, len < f->size - offset ? len : sp_align_up(f->size, PAGE_SIZE) - offset);
 	f->mtime = sp_env_time();
 	pthread_mutex_unlock(&f->lock);
 	return r;
