@@ -213,9 +213,12 @@ static int mem_folder_unlink(struct store_folder *f, const char *name)
 	return r;
 }
 
+/* Nothing to write, but a name that a host folder refuses is refused here too. */
 static int mem_folder_sync(struct store_folder *f, const char *name)
 {
-	return 0;
+	SP_AUTO_FREE char *normal = NULL;
+
+	return store_folder_normalise(name, &normal);
 }
 
 static void mem_folder_close(struct store_folder *f)
