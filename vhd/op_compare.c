@@ -106,7 +106,8 @@ static int compare_work(void *arg, struct op_worker *w, const struct op_window *
 int vhd_compare(struct vhd_disk *a, struct vhd_disk *b, bool strict_size, unsigned threads, struct sp_job *job,
 		struct vhd_difference *ret, struct sp_err *err)
 {
-	uint64_t shorter = sp_min(vhd_disk_size(a), vhd_disk_size(b)), longer = sp_max(vhd_disk_size(a), vhd_disk_size(b));
+	uint64_t size_a = vhd_disk_size(a), size_b = vhd_disk_size(b);
+	uint64_t shorter = sp_min(size_a, size_b), longer = sp_max(size_a, size_b);
 	struct compare c = { .end = strict_size ? shorter : longer, .first = UINT64_MAX, .job = job };
 	struct op_task task = { .next = compare_next, .work = compare_work, .arg = &c, .threads = threads, .job = job };
 	int r = op_pair_init(&c.pair, a, "first disk", b, "second disk", err);

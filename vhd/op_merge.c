@@ -14,8 +14,8 @@
  *   moved	what the children say is copied into the target. They go on overriding the same bytes, so the
  *		chain reads the same at every instant. Copying again is harmless.
  *   durable	the target holds everything on the platter.
- *   renamed	the target takes the leaf's name in one atomic rename, made durable before anything is deleted. The name in
- *		use is never without its content.
+ *   renamed	the target takes the leaf's name in one atomic rename, made durable before anything is deleted. The
+ *		name in use is never without its content.
  *   cleaned	the layers between are deleted. Nothing refers to them any more.
  *
  * Interrupted before "renamed", the chain still has all its layers and merging again does the work again. A VHDX target
@@ -64,8 +64,8 @@ static int check_names(struct merge *m, struct sp_err *err)
 	if (m->opts->keep)
 		return 0;
 	if (leaf->format != target->format)
-		return sp_err_set(err, -ENOTSUP, "%s is a %s image and cannot take the name of %s; keep the merged layers",
-				  target->name, vhd_format_name(target->format), leaf->name);
+		return sp_err_set(err, -ENOTSUP, "%s is a %s image and cannot take the name of %s; keep the merged "
+				  "layers", target->name, vhd_format_name(target->format), leaf->name);
 	/* Its own parent is stored relative to the folder it is in. */
 	if (target->has_parent && !op_name_same_dir(leaf->name, target->name))
 		return sp_err_set(err, -ENOTSUP, "%s has a parent and would have to move to another folder to take the "
@@ -131,7 +131,7 @@ static int mark_target(struct merge *m, struct sp_err *err)
 	r = op_image_open(m->folder, target_of(m)->name, true, &img, err);
 	if (r < 0)
 		return r;
-	if (vhdx)	/* also before growing: that is a change a guest can see, and would make the identity a random one */
+	if (vhdx)	/* growing is a change that a guest can see: it would draw a random identity */
 		r = img->format->set_identity(img, &m->identity, err);
 	if (r == 0 && grow)
 		r = img->format->grow(img, m->chain.layer[0].size, err);
@@ -229,7 +229,8 @@ static int move_work(void *arg, struct op_worker *w, const struct op_window *win
 
 static int move_all(struct merge *m, struct sp_job *job, struct sp_err *err)
 {
-	struct op_task task = { .next = move_next, .work = move_work, .arg = m, .threads = m->opts->threads, .job = job };
+	struct op_task task = { .next = move_next, .work = move_work, .arg = m, .threads = m->opts->threads,
+				.job = job };
 
 	m->walk = (struct op_walk){ .disk = m->children, .end = vhd_disk_size(m->children), .want = OP_DATA | OP_ZERO,
 				    .refuse = OP_UNKNOWN, .job = job };
@@ -255,7 +256,8 @@ static int check_still_parent(struct merge *m, struct sp_err *err)
 static int open_both(struct merge *m, struct sp_err *err)
 {
 	struct vhd_open_opts top = { .depth = m->layers, .format = m->chain.layer[0].format };
-	struct vhd_open_opts bottom = { .flags = m->opts->dry_run ? 0 : VHD_OPEN_WRITE, .format = target_of(m)->format };
+	struct vhd_open_opts bottom = { .flags = m->opts->dry_run ? 0 : VHD_OPEN_WRITE,
+					.format = target_of(m)->format };
 	struct vhd_image *img;
 	int r = vhd_disk_open_in(m->folder, target_of(m)->name, &bottom, &m->target, err);
 

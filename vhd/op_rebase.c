@@ -2,11 +2,12 @@
 /*
  * rebase - another parent for an image, or none.
  *
- *   safe	what the image leaves to its old parent and the new one does not hold is copied into the image; those are the
- *		bytes that are read there already, so nothing changes for a reader. Once that is durable, the
+ *   safe	what the image leaves to its old parent and the new one does not hold is copied into the image; those
+ *		are the bytes that are read there already, so nothing changes for a reader. Once that is durable, the
  *		stored parent is switched in one step of the format's own.
  *   unsafe	only the stored parent is switched: for a parent that was moved, renamed or replaced by its equal.
- *   none	the chain is flattened into a new dynamic image under a temporary name, which then replaces the old file.
+ *   none	the chain is flattened into a new dynamic image under a temporary name, which then replaces the old
+ *		file.
  *
  * The content of the image does not change, so neither does its identity: children of the image stay its children.
  */
@@ -166,8 +167,8 @@ static int check_fit(const struct vhd_image *child, const struct vhd_image *pare
 		return sp_err_set(err, -EINVAL, "the new parent is a %s image, it must be %s", parent->format->name,
 				  child->format->name);
 	if (child->logical_sector != parent->logical_sector)
-		return sp_err_set(err, -EINVAL, "the new parent has logical sectors of %" PRIu32 " bytes, the image of %"
-				  PRIu32, parent->logical_sector, child->logical_sector);
+		return sp_err_set(err, -EINVAL, "the new parent has logical sectors of %" PRIu32 " bytes, the image of "
+				  "%" PRIu32, parent->logical_sector, child->logical_sector);
 	return 0;
 }
 

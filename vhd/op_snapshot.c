@@ -8,8 +8,8 @@
  *		3. the child takes the leaf's name in one atomic rename, durable
  *	Between 2 and 3 the file has two names; creating the snapshot again goes on from there.
  *
- * revert	a new child of the snapshot takes the leaf's name in one atomic rename, durable; then the snapshots that were
- *		taken later and the old leaf's data are gone.
+ * revert	a new child of the snapshot takes the leaf's name in one atomic rename, durable; then the snapshots that
+ *	were taken later and the old leaf's data are gone.
  *
  * delete	the snapshot's layer and the layer above it become one, in the direction that moves fewer bytes:
  *	down	the layer above is merged into the snapshot's file, which takes its name (op_merge.c). A VHD that has
@@ -115,8 +115,8 @@ static int refuse_raw(const char *image, int r, struct sp_err *err)
 {
 	if (r != -EBADMSG)
 		return r;
-	return sp_err_set(err, -ENOTSUP, "%s is neither VHDX nor VHD: a raw image has no snapshots (convert it to VHDX)",
-			  image);
+	return sp_err_set(err, -ENOTSUP, "%s is neither VHDX nor VHD: a raw image has no snapshots (convert it to "
+			  "VHDX)", image);
 }
 
 /* The leaf's second name. It may be there from an interrupted run. */
@@ -130,8 +130,8 @@ static int add_name(struct store_folder *f, const char *image, const struct vhd_
 	if (r == -EEXIST)
 		return sp_err_set(err, r, "%s exists already", file);
 	if (r == -EPERM || r == -ENOTSUP || r == -EMLINK)
-		return sp_err_set(err, -ENOTSUP, "the file system cannot give a file a second name (hard link), which a "
-				  "snapshot without a gap needs");
+		return sp_err_set(err, -ENOTSUP, "the file system cannot give a file a second name (hard link), which "
+				  "a snapshot without a gap needs");
 	if (r < 0)
 		return sp_err_set(err, r, "cannot name the snapshot %s: %s", file, strerror(-r));
 	if (SP_SEED_BUG(SNAPSHOT_NO_LINK_SYNC))
@@ -357,7 +357,7 @@ static const char *file_below(struct removal *x)
 	return x->depth + 1 < x->chain.count ? x->chain.layer[x->depth + 1].name : NULL;
 }
 
-/* What the layer above holds goes down; what shows through it from the snapshot goes up (all below too, without parent). */
+/* What the layer above holds goes down; what shows through it from the snapshot goes up. */
 static int weigh(struct removal *x, struct sp_err *err)
 {
 	struct vhd_open_opts two = { .flags = VHD_OPEN_NO_LOCK, .depth = 2 };

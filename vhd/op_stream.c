@@ -11,7 +11,6 @@
  *	dynamic:	metadata | (sector bitmap, data) of each block | footer
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
@@ -26,8 +25,6 @@
 #include "vhd/vhd1_int.h"
 #include "vhd/vhdx_int.h"
 
-#define PIPE_ROOM (1 << 20)
-
 struct stream {
 	struct vhd_disk *source;
 	uint64_t size;			/* of the target's disk, >= the source's */
@@ -41,8 +38,8 @@ struct stream {
 
 	/* dynamic */
 	uint64_t block_size, blocks;
-	uint64_t first, stride;		/* slots of blocks in the file */
-	uint64_t lead, bitmap;		/* bytes of a slot before its data, the last of them the sector bitmap */
+	uint64_t first, stride;		/* slots of blocks in the file: bitmap, data, then a gap to the next one */
+	uint64_t bitmap, gap;
 	struct op_walk walk;
 	bool detect_zeroes;
 	uint8_t *used;			/* a bit per block; used_lock */
@@ -156,18 +153,19 @@ static int emit_disk(struct stream *s, uint64_t offset, uint64_t len)
 
 static int stream_fixed(struct stream *s)
 {
-	struct vhd_place front, back;
-	int r = s->image->format->map(s->image, 0, 1, &front);
+	uint64_t front = 0;	/* where the disk begins; creating lays its blocks out in one piece */
+	int r = 0;
 
-	if (r == 0)
-		r = s->image->format->map(s->image, s->size - 1, 1, &back);
-	if (r < 0 || front.where != VHD_WHERE_DATA || back.where != VHD_WHERE_DATA ||
-	    back.file_offset != front.file_offset + s->size - 1)
-		return sp_err_set(s->err, -ENOTSUP, "the disk is not one piece in a fixed %s file", s->image->format->name);
-	r = emit_metadata(s, 0, front.file_offset);
+	if (s->image->format->id == VHD_FORMAT_VHDX) {
+		r = vhdx_bat_get(vhdx_of(s->image), 0, &front);
+		front = VHDX_BAT_OFFSET(front);
+	}
+	if (r < 0)
+		return sp_err_set(s->err, r, "cannot read the block allocation table prepared: %s", strerror(-r));
+	r = emit_metadata(s, 0, front);
 	if (r == 0)
 		r = emit_disk(s, 0, s->size);
-	return r < 0 ? r : emit_metadata(s, front.file_offset + s->size, s->image_len);
+	return r < 0 ? r : emit_metadata(s, front + s->size, s->image_len);
 }
 
 static int stream_raw(struct stream *s)
@@ -256,7 +254,7 @@ static int bat_entry(struct stream *s, uint64_t block, uint64_t slot)
 
 		return store_write(store, &e, sizeof(e), x->bat_offset + 8 * vhdx_payload_index(&x->geo, block));
 	} else {
-		uint64_t sector = (slot + s->lead - s->bitmap) / VHD1_SECTOR;
+		uint64_t sector = slot / VHD1_SECTOR;
 		be32_t e = be32_make((uint32_t)sector);
 
 		if (sector > VHD1_LAST_SECTOR)
@@ -289,17 +287,18 @@ static void plan_slots(struct stream *s)
 		s->stride = s->block_size;
 	} else {
 		s->bitmap = (uint64_t)vhd1_of(s->image)->shape.bitmap_sectors * VHD1_SECTOR;
-		s->lead = sp_align_up(s->bitmap, OP_GRAIN);
-		s->first = sp_align_up(s->image_len - VHD1_SECTOR, OP_GRAIN);	/* the footer moves to the end */
-		s->stride = s->lead + sp_align_up(s->block_size, OP_GRAIN);
+		/* The footer moves to the end. */
+		s->first = sp_align_up(s->image_len - VHD1_SECTOR + s->bitmap, OP_GRAIN) - s->bitmap;
+		s->stride = sp_align_up(s->bitmap, OP_GRAIN) + sp_align_up(s->block_size, OP_GRAIN);
 	}
+	s->gap = s->stride - s->bitmap - s->block_size;
 }
 
 /* ---- dynamic: emit ------------------------------------------------------------------------------- */
 
 static int emit_bitmap(struct stream *s)
 {
-	int r = emit_zeros(s, s->lead - s->bitmap);
+	int r = 0;
 
 	for (uint64_t done = 0; r == 0 && done < s->bitmap;) {
 		size_t n = (size_t)sp_min(s->bitmap - done, OP_WINDOW);
@@ -311,14 +310,32 @@ static int emit_bitmap(struct stream *s)
 	return r;
 }
 
-static int emit_block(struct stream *s, uint64_t block)
+static int emit_block(struct stream *s, uint64_t block, bool first)
 {
 	uint64_t offset = block * s->block_size, inside = sp_min(s->block_size, s->size - offset);
-	int r = emit_bitmap(s);
+	int r = first ? 0 : emit_zeros(s, s->gap);
 
 	if (r == 0)
+		r = emit_bitmap(s);
+	if (r == 0)
 		r = emit_disk(s, offset, inside);
-	return r < 0 ? r : emit_zeros(s, s->stride - s->lead - inside);
+	return r < 0 ? r : emit_zeros(s, s->block_size - inside);
+}
+
+static int emit_blocks(struct stream *s)
+{
+	bool first = true;
+	int r = 0;
+
+	for (uint64_t b = 0; r == 0 && b < s->blocks; b++) {
+		if (sp_bit_get(s->used, b, false)) {
+			r = emit_block(s, b, first);
+			first = false;
+		} else {
+			r = sp_job_advance(s->job, sp_min(s->block_size, s->size - b * s->block_size));
+		}
+	}
+	return r;
 }
 
 static int stream_dynamic(struct stream *s, const struct vhd_convert_opts *o)
@@ -336,12 +353,8 @@ static int stream_dynamic(struct stream *s, const struct vhd_convert_opts *o)
 		r = emit_metadata(s, 0, head);
 	if (r == 0)
 		r = emit_zeros(s, s->first - head);
-	for (uint64_t b = 0; r == 0 && b < s->blocks; b++) {
-		if (sp_bit_get(s->used, b, false))
-			r = emit_block(s, b);
-		else
-			r = sp_job_advance(s->job, sp_min(s->block_size, s->size - b * s->block_size));
-	}
+	if (r == 0)
+		r = emit_blocks(s);
 	return r == 0 && vhd ? emit_metadata(s, head, s->image_len) : r;
 }
 
@@ -400,7 +413,6 @@ int op_stream_disk(struct vhd_disk *source, int fd, const struct vhd_convert_opt
 
 	if (o->target.format == VHD_FORMAT_AUTO)
 		return sp_err_set(err, -EINVAL, "name the format of the target");
-	fcntl(fd, F_SETPIPE_SZ, PIPE_ROOM);	/* fewer switches between the two ends; no matter if it is no pipe */
 	r = stream_run(&s, o);
 	vhd_image_close(s.image, true);
 	sp_free(s.used);

@@ -124,8 +124,10 @@ static const struct refusal_case refusals[] = {
 	{ "target is a parent", "leaf", "base", { .target.format = VHD_FORMAT_VHDX, .replace = true }, -EINVAL },
 	{ "too small", "leaf", "t", { .target = { .format = VHD_FORMAT_RAW, .size = 4096 } }, -EINVAL },
 	{ "no format", "leaf", "t", { .threads = 1 }, -EINVAL },
-	{ "with a parent", "leaf", "t", { .target = { .format = VHD_FORMAT_VHDX, .kind = VHD_KIND_DIFFERENCING } }, -EINVAL },
-	{ "impossible block size", "leaf", "t", { .target = { .format = VHD_FORMAT_VHDX, .block_size = 12345 } }, -EINVAL },
+	{ "with a parent", "leaf", "t",
+	  { .target = { .format = VHD_FORMAT_VHDX, .kind = VHD_KIND_DIFFERENCING } }, -EINVAL },
+	{ "impossible block size", "leaf", "t",
+	  { .target = { .format = VHD_FORMAT_VHDX, .block_size = 12345 } }, -EINVAL },
 	{ "parent left out", "leaf", "t",
 	  { .source.flags = VHD_OPEN_NO_PARENT, .target.format = VHD_FORMAT_RAW }, -EINVAL },
 };

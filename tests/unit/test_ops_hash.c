@@ -57,7 +57,9 @@ static void hash_row(void **state)
 	assert_int_equal(h.size, m.size);
 	assert_int_equal(h.chunks, sp_div_ceil(m.size, VHD_HASH_CHUNK));
 	for (uint64_t i = 0; i < h.chunks; i++) {
-		sha256(m.bytes + i * VHD_HASH_CHUNK, (size_t)sp_min(VHD_HASH_CHUNK, m.size - i * VHD_HASH_CHUNK), want);
+		uint64_t at = i * VHD_HASH_CHUNK;
+
+		sha256(m.bytes + at, (size_t)sp_min(VHD_HASH_CHUNK, m.size - at), want);
 		assert_memory_equal(h.chunk[i], want, 32);
 	}
 	vhd_hash_fini(&h);
@@ -97,7 +99,8 @@ struct compare_case {
 static const struct compare_case compares[] = {
 	{ "equal", SIZE, true, { 0 }, false, 0, false },
 	{ "last byte", SIZE, true, { SIZE - 1 }, true, SIZE - 1, false },
-	{ "the lowest of three wins", SIZE, true, { SP_MIB(8), SP_MIB(6) + 5, SP_MIB(6) + 4 }, true, SP_MIB(6) + 4, false },
+	{ "the lowest of three wins", SIZE, true, { SP_MIB(8), SP_MIB(6) + 5, SP_MIB(6) + 4 }, true, SP_MIB(6) + 4,
+	  false },
 	{ "inside a hole of the other", SIZE, false, { SP_MIB(7) + 3 }, true, SP_MIB(7) + 3, false },
 	{ "longer with zeros", SIZE + 512, false, { 0 }, false, 0, true },
 	{ "longer with zeros, strict", SIZE + 512, true, { 0 }, true, SIZE, true },
@@ -178,5 +181,6 @@ int main(void)
 		cmocka_unit_test(hash_cancels), cmocka_unit_test(compare_siblings),
 	};
 
-	return ROWS_RUN(hashes, hash_row) + ROWS_RUN(compares, compare_row) + cmocka_run_group_tests(others, NULL, NULL);
+	return ROWS_RUN(hashes, hash_row) + ROWS_RUN(compares, compare_row) +
+	       cmocka_run_group_tests(others, NULL, NULL);
 }

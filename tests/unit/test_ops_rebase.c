@@ -9,8 +9,8 @@
 #define SIZE SP_MIB(12)
 
 /*
- * base <- old <- image <- child, and beside it base <- other: where old and other differ from each other and from the base,
- * and where the image is transparent, each combination occurs.
+ * base <- old <- image <- child, and beside it base <- other: where old and other differ from each other and from
+ * the base, and where the image is transparent, each combination occurs.
  */
 struct family {
 	enum vhd_format_id format;

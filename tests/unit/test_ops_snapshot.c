@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Offline snapshots: the name in use stays the leaf, each snapshot keeps the content of its time, whatever is deleted around
- * it.
+ * Offline snapshots: the name in use stays the leaf, each snapshot keeps the content of its time, whatever is
+ * deleted around it.
  */
 #include "tests/unit/ops_fixture.h"
 
@@ -108,7 +108,9 @@ static void create_and_list(void **state)
 /* All orders of deleting three snapshots, half of them per row of a format. */
 static void delete_in_any_order(void **state)
 {
-	static const unsigned order[6][3] = { { 0, 1, 2 }, { 0, 2, 1 }, { 1, 0, 2 }, { 1, 2, 0 }, { 2, 0, 1 }, { 2, 1, 0 } };
+	static const unsigned order[6][3] = {
+		{ 0, 1, 2 }, { 0, 2, 1 }, { 1, 0, 2 }, { 1, 2, 0 }, { 2, 0, 1 }, { 2, 1, 0 },
+	};
 	const struct format_case *c = *state;
 	struct sp_err err = { 0 };
 
