@@ -168,7 +168,7 @@ static int fill_entry(struct vhdx *x, const struct vhdx_geometry *grown, uint64_
 {
 	uint64_t entry, wanted;
 	le64_t *slot;
-	bool keep;
+	bool keep = true;
 	int r = vhdx_bat_get(x, index, &entry);
 
 	if (r == 0)

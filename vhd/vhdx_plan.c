@@ -263,7 +263,7 @@ static uint64_t size_after(const struct vhdx_log_sequence *seq, const struct vhd
 static int build(struct builder *b, const struct vhdx_log_sequence *seq, uint64_t file_size, struct vhdx_plan *plan,
 		 struct sp_err *err)
 {
-	uint64_t ops = 0, sectors = 0, last;
+	uint64_t ops = 0, sectors = 0, last = 0;
 	int r = sizes_check(seq, file_size, &last, err);
 
 	if (r < 0)
