@@ -84,7 +84,7 @@ static void check_footer_fields(struct vhd1_survey *c)
 	if (!vhd1_is_sparse(f) && be64_get(f->data_offset) != VHD1_NOWHERE)
 		vhd1_note(c, VHD_SEV_WARNING, false, at, "footer", "data offset of a fixed image is %#" PRIx64
 			  ", expected all ones", be64_get(f->data_offset));
-	if (chs > size)
+	if (chs > size && chs != 65535ull * 16 * 255 * VHD1_SECTOR)	/* the largest: "do not go by it" */
 		vhd1_note(c, VHD_SEV_WARNING, false, at, "footer",
 			  "geometry %u/%u/%u is larger than the disk of %" PRIu64 " bytes", be16_get(f->cylinders),
 			  f->heads, f->sectors_per_track, size);

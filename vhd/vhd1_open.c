@@ -147,8 +147,10 @@ static int vhd1_close(struct vhd_image *img, bool abandon)
 
 	if (v->begun && !abandon && r == 0) {
 		r = vhd1_flush_all(v);
-		if (r == 0 && v->sparse)
+		if (r == 0 && v->sparse) {
+			vhd1_release(img, v->durable);		/* nobody is reading any more */
 			r = vhd1_space_trim(v);
+		}
 	}
 	release_memory(v);
 	return abandon ? 0 : r;

@@ -153,8 +153,12 @@ static int switch_header(struct vhd1 *v, const struct vhd1_header_disk *interim,
 		vhd1_locator_encode(&final.locator[path[i].slot], path[i].code, (uint32_t)old.space,
 				    (uint32_t)path[i].text.len, old.offset);
 	}
-	/* One barrier for texts and header: the interim one is in force. */
-	return r < 0 ? r : vhd1_header_return(v, &final, home);
+	if (r < 0) {		/* the interim header stays in force; memory knows nothing of it */
+		v->failed = r;
+		return r;
+	}
+	/* One barrier for texts and header. */
+	return vhd1_header_return(v, &final, home);
 }
 
 static int reload_parent(struct vhd_image *img)

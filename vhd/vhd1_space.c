@@ -234,21 +234,34 @@ int vhd1_room_take(struct vhd1 *v, uint64_t bytes, uint64_t *ret_offset)
 	return 0;
 }
 
-int vhd1_space_reserve(struct vhd1 *v, uint64_t end)
+/* Space set free that does not lie in [from, to) is going to be something else. */
+static void keep_free_between(struct vhd1 *v, uint64_t from, uint64_t to)
 {
+	uint64_t len = vhd1_slot_bytes(&v->shape);
 	uint32_t n = 0;
-	int r = 0;
 
-	/* Space set free below is given up: it is going to be something else. */
-	for (uint32_t i = 0; i < v->free_slots; i++)
-		if ((uint64_t)v->free_slot[i] * VHD1_SECTOR >= end)
+	for (uint32_t i = 0; i < v->free_slots; i++) {
+		uint64_t at = (uint64_t)v->free_slot[i] * VHD1_SECTOR;
+
+		if (at >= from && sp_range_ok(at, len, to))
 			v->free_slot[n++] = v->free_slot[i];
+	}
 	v->free_slots = n;
 	n = 0;
-	for (uint32_t i = 0; i < v->limbos; i++)
-		if ((uint64_t)v->limbo[i].slot * VHD1_SECTOR >= end)
+	for (uint32_t i = 0; i < v->limbos; i++) {
+		uint64_t at = (uint64_t)v->limbo[i].slot * VHD1_SECTOR;
+
+		if (at >= from && sp_range_ok(at, len, to))
 			v->limbo[n++] = v->limbo[i];
+	}
 	v->limbos = n;
+}
+
+int vhd1_space_reserve(struct vhd1 *v, uint64_t end)
+{
+	int r = 0;
+
+	keep_free_between(v, end, UINT64_MAX);
 	if (v->footer_offset < end)
 		r = move_footer_ahead(v, sp_max(end, sp_align_up(v->footer_offset + VHD1_SECTOR, VHD1_SECTOR)));
 	v->next_free = sp_max(v->next_free, end);
@@ -322,9 +335,8 @@ int vhd1_space_trim(struct vhd1 *v)
 	uint64_t used;
 	int r;
 
-	if (!v->tail_changed)
+	if (!v->tail_changed || v->pending)	/* what is pending has room but no entry yet */
 		return 0;
-	vhd1_release(v->img, v->durable);	/* nobody is reading any more */
 	used = vhd1_used_end(v);
 	if (s->is_device || used + VHD1_SECTOR > v->footer_offset) /* nothing to cut, or the footers would overlap */
 		return 0;
@@ -335,6 +347,7 @@ int vhd1_space_trim(struct vhd1 *v)
 		r = store_sync(s);
 	if (r == 0)
 		v->footer_offset = used;
+	keep_free_between(v, 0, used);
 	v->next_free = used;
 	v->zero_from = v->footer_offset + VHD1_SECTOR;
 	return r;

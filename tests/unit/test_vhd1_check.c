@@ -123,9 +123,9 @@ static void zeros_under_zero_bits(struct store *s)
 
 static void geometry_large(struct store *s)
 {
-	poke_be32(s, 56, 0xffffffff);
+	poke_be32(s, 56, 0x00ff10ff);
 	reseal_footer(s, 0);
-	poke_be32(s, file_size(s) - 512 + 56, 0xffffffff);
+	poke_be32(s, file_size(s) - 512 + 56, 0x00ff10ff);
 	reseal_footer(s, file_size(s) - 512);
 }
 
@@ -225,17 +225,20 @@ static const struct damage_row {
 	  false },
 	{ "V10 entry past the end", VHD_KIND_DYNAMIC, entry_past_end, 1, 0, 0, "ends past", 0, false },
 	{ "V11 same block twice", VHD_KIND_DYNAMIC, same_block_twice, 1, 0, 0, "overlaps block 0", 0, false },
-	{ "overlap, and end footer lost", VHD_KIND_DYNAMIC, overlap_and_end_lost, 2, 0, 0, "nobody can tell", 0, false },
+	{ "overlap, and end footer lost", VHD_KIND_DYNAMIC, overlap_and_end_lost, 2, 0, 0, "nobody can tell",
+	  0, false },
 	{ "V12 locator broken", VHD_KIND_DIFFERENCING, locator_broken, 0, 0, 1, "longer than its space", 0, true },
 	{ "locator twice", VHD_KIND_DIFFERENCING, locator_twice, 0, 0, 1, "same code", 0, true },
-	{ "V18 no trace of a parent", VHD_KIND_DIFFERENCING, no_trace_of_parent, 1, 0, 0, "without parent id", 0, false },
+	{ "V18 no trace of a parent", VHD_KIND_DIFFERENCING, no_trace_of_parent, 1, 0, 0, "without parent id",
+	  0, false },
 	{ "V19 data under 0 bits", VHD_KIND_DYNAMIC, hidden_data, 0, 0, 1, "its bit is 0", 0, true },
 	{ "zeros under 0 bits", VHD_KIND_DYNAMIC, zeros_under_zero_bits, 0, 0, 0, NULL, 0, true },
 	{ "data under 0 bits of a child", VHD_KIND_DIFFERENCING, hidden_data, 0, 0, 0, NULL, 0, true },
 	{ "geometry larger than the disk", VHD_KIND_DYNAMIC, geometry_large, 0, 0, 1, "geometry", 0, true },
 	{ "leak at the end", VHD_KIND_DYNAMIC, tail_leaked, 0, 1, 0, "behind the last block", 1, true },
 	{ "leak in the middle", VHD_KIND_DYNAMIC, middle_leaked, 0, 1, 0, "between blocks", 0, false },
-	{ "leak under a saved state", VHD_KIND_DYNAMIC, saved_state_and_leak, 0, 1, 1, "behind the last block", 0, false },
+	{ "leak under a saved state", VHD_KIND_DYNAMIC, saved_state_and_leak, 0, 1, 1, "behind the last block",
+	  0, false },
 	{ "cut in what was not written", VHD_KIND_DYNAMIC, cut_unwritten, 2, 0, 0, "nothing was written", 2, true },
 	{ "cut in what was written", VHD_KIND_DYNAMIC, cut_written, 2, 0, 0, "ends past", 0, false },
 };

@@ -10,7 +10,7 @@
 #include <stdio.h>
 
 #include "base/alloc.h"
-#include "vhd/store_int.h"
+#include "tests/support/store_fault.h"
 
 /* ---- single cases -------------------------------------------------------------------------------- */
 
@@ -726,6 +726,87 @@ static void modify_cut(void **state)
 	store_close(start);
 }
 
+/* ---- everything fails once ----------------------------------------------------------------------- */
+
+static int countdown(void *arg)
+{
+	return (*(int64_t *)arg)-- == 0;
+}
+
+/* Writes, discards, flushes, grows, names another parent; goes on after errors as a guest would. */
+static void stubborn_workload(struct vhd_image *img, struct sp_err *err)
+{
+	struct vhd_set_parent p = { .identity = { { { 5 } } }, .identities = 1, .relative = "other.vhd",
+				    .absolute = "/other.vhd" };
+	uint8_t data[8192];
+	uint64_t len;
+	bool done;
+
+	memset(data, 0x21, sizeof(data));
+	vhd1_begin_write(img);
+	for (uint64_t at = 0; at < SP_KIB(256); at += 24576) {
+		image_write(img, data, sizeof(data), at);
+		if (at % 3 == 0)
+			flush(img);
+		vhd1_discard(img, at, 4096, &len, &done);
+	}
+	flush(img);
+	vhd1_release(img, vhd1_freed_tag(img));
+	image_write(img, data, sizeof(data), SP_KIB(128) + 512);
+	vhd1_set_parent(img, &p, err);
+	vhd1_grow(img, SP_MIB(1), err);
+}
+
+/* Takes what is left over after a failure of I/O number @k or of allocation number @k. False: nothing failed. */
+static bool fail_once(enum vhd_kind kind, bool io, uint64_t k)
+{
+	struct store *inner = new_image(kind, SP_KIB(508), 4096), *s, *left_over;
+	struct fault_plan plan;
+	struct vhd_report rep = { 0 };
+	struct vhd_image *img = NULL;
+	struct sp_err err = { 0 };
+	int64_t left = (int64_t)k;
+	bool hit;
+
+	fault_plan_set(&plan, FAULT_ALL, io ? k : 0, -EIO, false, true);
+	assert_int_equal(store_fault_new(inner, &plan, &s), 0);
+	if (!io)
+		sp_alloc_set_fault(countdown, &left);
+	if (vhd_image_open(s, "t.vhd", &vhd_format_vhd1, VHD_IMG_WRITABLE, &img, &err) == 0)
+		stubborn_workload(img, &err);
+	sp_alloc_set_fault(NULL, NULL);
+	hit = io ? plan.hits > 0 : left < 0;
+	if (!img)
+		return hit;
+	left_over = copy_of(inner);
+	vhd_image_close(img, k % 2);
+	assert_int_equal(vhd1_check(left_over, &rep), 0);
+	for (size_t i = 0; i < rep.findings; i++)
+		if (rep.finding[i].severity == VHD_SEV_ERROR && !rep.finding[i].fixable)
+			fail_msg("%s %u: %s: %s", io ? "I/O" : "allocation", (unsigned)k, rep.finding[i].structure,
+				 rep.finding[i].text);
+	vhd_report_fini(&rep);
+	expect_open(left_over, VHD_IMG_WRITABLE, 0, NULL);
+	return hit;
+}
+
+static const struct fail_row { const char *name; enum vhd_kind kind; bool io; } fail_rows[] = {
+	{ "I/O, dynamic", VHD_KIND_DYNAMIC, true },
+	{ "I/O, differencing", VHD_KIND_DIFFERENCING, true },
+	{ "memory, dynamic", VHD_KIND_DYNAMIC, false },
+	{ "memory, differencing", VHD_KIND_DIFFERENCING, false },
+};
+
+static void each_fails_once(void **state)
+{
+	const struct fail_row *row = *state;
+	uint64_t k = row->io ? 1 : 0;
+
+	while (fail_once(row->kind, row->io, k))
+		k++;
+	assert_true(k > 20);
+}
+
 static const struct single_row { const char *name; CMUnitTestFunction run; } single_rows[] = {
 	{ "placement", placement },
 	{ "prepare shows nothing", prepare_shows_nothing },
@@ -756,5 +837,6 @@ int main(void)
 	failed += ROWS_RUN(grow_rows, grow);
 	failed += ROWS_RUN(cut_rows, power_cut);
 	failed += ROWS_RUN(modify_rows, modify_cut);
+	failed += ROWS_RUN(fail_rows, each_fails_once);
 	return failed != 0;
 }
