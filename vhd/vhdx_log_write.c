@@ -11,10 +11,10 @@
  *
  * - The tail of an entry is the oldest one not obsolete when it is written (maybe itself): replay starts there.
  * - Only a sync that began after the pages were applied makes an entry obsolete.
- * - An active sequence never wraps around the end: QEMU replays wrapped ones wrongly. Near the end everything is applied and
- *   synced, so that all entries are obsolete, and the ring begins again at 0 under a fresh LogGuid. The first entry
- *   of the new ring overwrites the first of the old, which no tail points to: until the headers name the new GUID
- *   the old sequence stays valid, and replaying it once more changes nothing.
+ * - An active sequence never wraps around the end: QEMU replays wrapped ones wrongly. Near the end everything is applied, and
+ *   the ring begins again at 0 under a fresh LogGuid. Its first entry overwrites the first of the old ring, which no tail
+ *   points to; one sync makes it and all applied pages durable, and only then the headers name the new GUID. Until
+ *   they do the old sequence stays valid, and replaying it once more changes nothing.
  * - A new ring starts with an entry that says nothing: a LogGuid in the header must always find a valid sequence.
  */
 #include "vhd/vhdx_write_int.h"
@@ -153,7 +153,8 @@ static int start_ring(struct vhdx *x)
 	log->sequence = 1;
 	length = encode(x, &guid, 0, NULL, 0);
 	r = store_write(x->img->store, log->buffer, length, x->header.log_offset);
-	if (r == 0)
+	/* Also covers what the old ring's entries protected until now: the header switch makes them invisible. */
+	if (r == 0 && !SP_SEED_BUG(VHDX_RESTART_NO_SYNC))
 		r = vhdx_log_sync(x);
 	if (r < 0)
 		return r;
@@ -165,10 +166,8 @@ static int start_ring(struct vhdx *x)
 
 int vhdx_log_restart(struct vhdx *x)
 {
-	int r = SP_SEED_BUG(VHDX_RESTART_NO_SYNC) ? 0 : vhdx_log_sync(x);
-
 	sp_debug("vhdx", x->img->name, "log begins again after entry %llu", (unsigned long long)x->log->sequence);
-	return r < 0 ? r : start_ring(x);
+	return start_ring(x);
 }
 
 static struct vhdx_log *log_new(const struct vhdx *x)

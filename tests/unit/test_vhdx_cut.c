@@ -26,7 +26,9 @@ struct tap {
 	struct mem_file *durable;	/* as of the last completed sync */
 	struct op pending[PENDING_MAX];
 	unsigned count;
-	unsigned every, cuts;		/* imagine a cut at one in @every operations, 0: none */
+	unsigned every, at_sync;	/* imagine a cut at one in @every operations (0: none), so many before each sync */
+	bool header;			/* one was written since the last sync: worth some more */
+	unsigned cuts;
 	int fail_in;			/* this many operations from now fails, and all that follow; < 0: none */
 	int fail_with;
 	bool open;			/* the image is open: the model holds */
@@ -70,7 +72,8 @@ static void look(struct drv *d, struct mem_file *file, unsigned flags)
 
 static void cut(struct tap *t)
 {
-	unsigned keep = drv_random(t->d) % 4;	/* nothing, everything, most, half */
+	unsigned keep = drv_random(t->d) % 4;	/* nothing, the beginning, most, half */
+	unsigned prefix = drv_random(t->d) % (t->count + 1);
 	struct mem_file *file;
 	struct store *s;
 
@@ -79,14 +82,13 @@ static void cut(struct tap *t)
 	for (unsigned i = 0; i < t->count; i++) {
 		unsigned dice = drv_random(t->d) % 100;
 
-		if (keep == 1 || (keep == 2 && dice < 90) || (keep == 3 && dice < 50))
+		if ((keep == 1 && i < prefix) || (keep == 2 && dice < 90) || (keep == 3 && dice < 50))
 			apply(t, s, &t->pending[i], dice % 10 == 0);
 	}
 	store_close(s);
 	drv_examine(file);
 	look(t->d, file, 0);			/* replayed in memory */
 	look(t->d, file, VHD_IMG_WRITABLE);	/* replayed in the file */
-	look(t->d, file, VHD_IMG_WRITABLE);
 	mem_file_put(file);
 	t->cuts++;
 }
@@ -143,6 +145,7 @@ static int tap_writev(struct store *s, const struct iovec *iov, int iovcnt, uint
 		r = store_writev(t->inner, iov, iovcnt, offset);
 	if (r < 0)
 		return r;
+	t->header |= offset < VHDX_REGION_TABLE_OFFSET(0);
 	data = malloc(len);
 	assert_non_null(data);
 	for (int i = 0; i < iovcnt; at += iov[i++].iov_len)
@@ -157,6 +160,9 @@ static int tap_sync(struct store *s)
 
 	if (r < 0)
 		return r;
+	for (unsigned i = t->header ? 0 : 4; i < 4 + t->at_sync && t->open && t->every > 0; i++)
+		cut(t);
+	t->header = false;
 	if (t->every > 0) {
 		mem_file_put(t->durable);
 		assert_int_equal(mem_file_clone(t->d->file, &t->durable), 0);
@@ -223,7 +229,7 @@ static const struct store_ops tap_ops = {
 	.resize = tap_resize, .seek = tap_seek, .size = tap_size, .close = tap_close,
 };
 
-static unsigned tap_every;		/* of taps made from now on */
+static unsigned tap_every, tap_at_sync;		/* of taps made from now on */
 
 static struct tap *tap_now(struct drv *d)
 {
@@ -239,6 +245,7 @@ static struct store *tap_wrap(struct drv *d, struct store *inner)
 	t->inner = inner;
 	t->d = d;
 	t->every = tap_every;
+	t->at_sync = tap_at_sync;
 	t->fail_in = -1;
 	assert_int_equal(mem_file_clone(d->file, &t->durable), 0);
 	d->arg = t;
@@ -252,36 +259,44 @@ static const struct cut_case {
 	enum vhd_kind kind;
 	uint64_t size;
 	uint32_t block, sector;
-	unsigned steps, every, flush_percent;
+	unsigned images, steps;		/* new images, and what is done to each */
+	unsigned hot;			/* blocks written to, spread over the disk; 0: any */
+	unsigned every, at_sync, flush_percent;
 } cuts[] = {
-	{ "dynamic",			      VHD_KIND_DYNAMIC,	     SP_MIB(6),		    1 << 20, 512,  300, 5, 25 },
-	{ "dynamic, seldom flushed",	      VHD_KIND_DYNAMIC,	     SP_MIB(7) + 512 * 5,   2 << 20, 512,  300, 5, 8 },
-	{ "differencing",		      VHD_KIND_DIFFERENCING, SP_MIB(6),		    1 << 20, 512,  300, 5, 25 },
-	{ "differencing, 4 KiB sectors",      VHD_KIND_DIFFERENCING, SP_MIB(5) + 4096 * 5,  1 << 20, 4096, 300, 5, 25 },
-	{ "differencing, the log restarts",   VHD_KIND_DIFFERENCING, SP_MIB(6),		    1 << 20, 512,  900, 20, 60 },
+	{ "dynamic",		     VHD_KIND_DYNAMIC,	    SP_MIB(6),		   1 << 20, 512,   2, 120,  0,	9, 1, 25 },
+	{ "dynamic, seldom flushed", VHD_KIND_DYNAMIC,	    SP_MIB(7) + 512 * 5,   2 << 20, 512,   1, 150,  0,	9, 2, 8 },
+	{ "dynamic, several pages",  VHD_KIND_DYNAMIC,	    SP_MIB(520),	   1 << 20, 512,   4,  40,  4, 90, 3, 50 },
+	{ "differencing",	     VHD_KIND_DIFFERENCING, SP_MIB(6),		   1 << 20, 512,   1, 150,  0,	9, 1, 25 },
+	{ "4 KiB sectors",	     VHD_KIND_DIFFERENCING, SP_MIB(5) + 4096 * 5,  1 << 20, 4096,  1, 150,  0,	9, 1, 25 },
+	{ "first flushes",	     VHD_KIND_DIFFERENCING, SP_MIB(4),		   1 << 20, 512,  25,	6,  0,	9, 2, 30 },
+	{ "the log restarts",	     VHD_KIND_DIFFERENCING, SP_MIB(6),		   1 << 20, 512,   1, 1500, 3, 90, 0, 50 },
 };
+
+static uint64_t pick_block(struct drv *d, const struct cut_case *c)
+{
+	uint64_t blocks = sp_div_ceil(d->size, c->block), n = c->hot ? c->hot : blocks;
+
+	return drv_random(d) % n * ((blocks - 1) / (n - 1)) * c->block;
+}
 
 static void step(struct drv *d, const struct cut_case *c)
 {
 	unsigned what = drv_random(d) % 100;
-	uint64_t sectors = d->size / c->sector, first = drv_random(d) % sectors, n = 1 + drv_random(d) % 12;
+	uint64_t block = pick_block(d, c), room = sp_min(c->block, d->size - block);
+	uint64_t first = drv_random(d) % (room / c->sector) * c->sector, n = (1 + drv_random(d) % 12) * c->sector;
 
-	if (what < c->flush_percent) {
+	if (what < c->flush_percent)
 		assert_int_equal(drv_flush(d), 0);
-	} else if (what < c->flush_percent + 12) {
-		first = sp_align_down(first * c->sector, c->block);
-		assert_int_equal(drv_discard(d, first, sp_min(c->block, d->size - first)), 0);
-	} else if (what < c->flush_percent + 16) {
-		first = sp_align_down(first * c->sector, c->block);
-		assert_int_equal(drv_write(d, first, sp_min(c->block, d->size - first)), 0);
-	} else {
-		assert_int_equal(drv_write(d, first * c->sector, sp_min(n, sectors - first) * c->sector), 0);
-	}
+	else if (what < c->flush_percent + 12)
+		assert_int_equal(drv_discard(d, block, room), 0);
+	else if (what < c->flush_percent + 16)
+		assert_int_equal(drv_write(d, block, room), 0);
+	else
+		assert_int_equal(drv_write(d, block + first, sp_min(n, d->size - block - first)), 0);
 }
 
-static void cut_anywhere(void **state)
+static unsigned cut_image(const struct cut_case *c, unsigned seed)
 {
-	const struct cut_case *c = *state;
 	struct vhd_format_create create = {
 		.size = c->size, .kind = c->kind, .block_size = c->block, .logical_sector = c->sector,
 		.physical_sector = 4096, .parent_relative = c->kind == VHD_KIND_DIFFERENCING ? "base.vhdx" : NULL,
@@ -290,20 +305,88 @@ static void cut_anywhere(void **state)
 	struct drv d = { .wrap = tap_wrap };
 	unsigned seen = 0;
 
-	tap_every = c->every;
-	drv_new(&d, &create, 11 * c->steps + c->block);
+	drv_new(&d, &create, seed);
 	for (unsigned i = 0; i < c->steps; i++) {
 		tap_now(&d)->open = true;
 		step(&d, c);
-		if (i % 97 == 96) {
+		if (i % 47 == 46 && c->every < 80) {
 			seen += tap_now(&d)->cuts;
 			drv_reopen(&d);
 		}
 	}
 	seen += tap_now(&d)->cuts;
 	tap_now(&d)->open = false;
-	assert_true(seen > 40);
 	drv_check(&d, d.img, false, NULL);
+	drv_free(&d);
+	return seen;
+}
+
+static void cut_anywhere(void **state)
+{
+	const struct cut_case *c = *state;
+	unsigned seen = 0;
+
+	tap_every = c->every;
+	tap_at_sync = c->at_sync;
+	for (unsigned i = 0; i < c->images; i++)
+		seen += cut_image(c, 1000 * i + c->steps + c->block);
+	assert_true(seen >= 20);
+}
+
+/* ---- a batch of several entries, cut between them ------------------------------------------------ */
+
+#define WIDE_CHUNKS 96u
+
+/* Zero descriptor, bitmap page and BAT pages of each chunk: more than two log entries hold. Each prefix is an image. */
+static void prefixes_are_images(void **state)
+{
+	struct vhd_format_create create = {
+		.size = WIDE_CHUNKS * SP_GIB(4), .kind = VHD_KIND_DIFFERENCING, .block_size = 1 << 20,
+		.logical_sector = 512, .physical_sector = 4096, .parent_relative = "base.vhdx", .parent_identity = { { 1 } },
+	};
+	struct drv d = { .wrap = tap_wrap, .size = create.size };
+	struct sp_err err = { 0 };
+	uint8_t buf[UNIT] = { 1 };
+	struct vhd_flush *b;
+	struct store *s;
+	struct tap *t;
+	uint64_t n;
+
+	(void)state;
+	tap_every = 1;			/* record, but never imagine anything: the tap is told of no open image */
+	assert_int_equal(mem_file_new(0, 0, &d.file), 0);
+	assert_int_equal(mem_file_open(d.file, "t.vhdx", true, &s), 0);
+	drv_fail(vhd_format_vhdx.create(s, &create, &err), &err);
+	store_close(s);
+	drv_open(&d);
+	t = tap_now(&d);
+	assert_int_equal(d.img->format->begin_write(d.img), 0);
+	for (unsigned i = 0; i < WIDE_CHUNKS; i++)
+		assert_int_equal(drv_write_some(&d, buf, i * SP_GIB(4), UNIT, &n), 0);
+	assert_int_equal(d.img->format->flush_begin(d.img, &b), 0);
+	t->fail_in = 5;			/* barrier, three entries, and the sync that would end it */
+	t->fail_with = -EIO;
+	assert_int_equal(d.img->format->flush_write(d.img, b), -EIO);
+	d.img->format->flush_end(d.img, b, -EIO);
+	assert_int_equal(t->count, 3);
+	for (unsigned keep = 0; keep <= t->count; keep++) {
+		struct mem_file *file;
+		struct vhd_image *img;
+		struct vhd_place p;
+
+		assert_int_equal(mem_file_clone(t->durable, &file), 0);
+		assert_int_equal(mem_file_open(file, "cut.vhdx", true, &s), 0);
+		for (unsigned i = 0; i < keep; i++)
+			apply(t, s, &t->pending[i], false);
+		drv_fail(vhd_image_open(s, "cut.vhdx", &vhd_format_vhdx, VHD_IMG_WRITABLE, &img, &err), &err);
+		for (unsigned i = 0; i < WIDE_CHUNKS; i++) {
+			assert_int_equal(img->format->map(img, i * SP_GIB(4), UNIT, &p), 0);
+			assert_true(keep == 3 ? p.where == VHD_WHERE_DATA : p.where != VHD_WHERE_ZERO);
+		}
+		vhd_image_close(img, true);
+		drv_examine(file);
+		mem_file_put(file);
+	}
 	drv_free(&d);
 }
 
@@ -352,7 +435,7 @@ static bool fail_at(const struct fail_case *c, int at)
 	bool reached, poisoned;
 	int r;
 
-	tap_every = 0;
+	tap_every = tap_at_sync = 0;
 	drv_new(&d, &create, 3);
 	tap_now(&d)->fail_in = at;
 	tap_now(&d)->fail_with = c->error;
@@ -390,7 +473,9 @@ static void fail_anywhere(void **state)
 
 int main(void)
 {
+	const struct CMUnitTest one[] = { cmocka_unit_test(prefixes_are_images) };
 	int failed = ROWS_RUN(cuts, cut_anywhere);
 
+	failed += cmocka_run_group_tests(one, NULL, NULL);
 	return failed + ROWS_RUN(fails, fail_anywhere);
 }

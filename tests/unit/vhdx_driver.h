@@ -24,12 +24,14 @@
 #define IS_PARENT UINT32_MAX		/* what the parent holds: the driver has none, and asks for none */
 #define IS_FOREIGN (UINT32_MAX - 1)	/* neither zeros nor ever written here */
 
+enum { WRITTEN = 1, DISCARDED = 2 };
+
 struct drv {
 	struct mem_file *file;
 	struct vhd_image *img;
 	uint64_t size, units;
 	uint32_t *flushed, *current;	/* per unit: stamp, IS_ZERO or IS_PARENT */
-	uint8_t *touched;		/* changed since the last flush */
+	uint8_t *touched;		/* since the last flush: 0, WRITTEN, DISCARDED */
 	uint32_t stamp, flushed_stamp;
 	uint64_t random;
 	/* Set by tests that put a store of their own between. */
@@ -120,7 +122,7 @@ static inline void drv_note(struct drv *d, uint64_t offset, uint64_t len, uint32
 {
 	for (uint64_t u = offset / UNIT; u < (offset + len) / UNIT; u++) {
 		d->current[u] = value;
-		d->touched[u] = 1;
+		d->touched[u] |= value == IS_ZERO ? DISCARDED : WRITTEN;
 	}
 }
 
@@ -227,15 +229,17 @@ static inline uint32_t drv_classify(const uint8_t *buf, uint64_t unit)
 	return stamp < IS_FOREIGN && memcmp(buf, want, UNIT) == 0 ? (uint32_t)stamp : IS_FOREIGN;
 }
 
-/* After a crash an unflushed unit may hold what was flushed, any later write of its own, or zeros if it was written first
- * or discarded since. */
+/* After a crash an unflushed unit may hold what was flushed or any later write of its own. Zeros only if it was discarded
+ * since: a first write over zeros finds them among what was flushed, one over a parent never shows any. */
 static inline bool drv_allowed(const struct drv *d, uint64_t unit, uint32_t found, bool crashed)
 {
 	if (!crashed)
 		return found == d->current[unit];
 	if (found == d->flushed[unit])
 		return true;
-	return d->touched[unit] && (found == IS_ZERO || (found > d->flushed_stamp && found <= d->stamp));
+	if (found == IS_ZERO)
+		return d->touched[unit] & DISCARDED;
+	return d->touched[unit] && found > d->flushed_stamp && found <= d->stamp;
 }
 
 static inline void drv_check_unit(const struct drv *d, uint64_t unit, uint32_t found, bool crashed)
@@ -302,10 +306,29 @@ static inline void drv_examine(struct mem_file *file)
 	vhd_report_fini(&rep);
 }
 
+/* A later bad sector in the newer header must not bring back another identity or log. */
+static inline void drv_examine_headers(struct mem_file *file)
+{
+	uint8_t buf[2][VHDX_HEADER_SIZE];
+	struct vhdx_header h[2];
+	struct store *s;
+
+	assert_int_equal(mem_file_open(file, "t.vhdx", false, &s), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(store_read(s, buf[i], sizeof(buf[i]), VHDX_HEADER_OFFSET(i)), 0);
+		assert_int_equal(vhdx_header_decode(buf[i], UINT64_MAX, &h[i], NULL), 0);
+	}
+	store_close(s);
+	assert_true(sp_guid_equal(&h[0].log_guid, &h[1].log_guid));
+	assert_true(sp_guid_equal(&h[0].data_write_guid, &h[1].data_write_guid));
+	assert_true(sp_guid_equal(&h[0].file_write_guid, &h[1].file_write_guid));
+}
+
 /* Clean close, open again. */
 static inline void drv_reopen(struct drv *d)
 {
 	assert_int_equal(vhd_image_close(d->img, false), 0);
+	drv_examine_headers(d->file);
 	drv_examine(d->file);
 	drv_flushed(d);
 	drv_open(d);
