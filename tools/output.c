@@ -10,7 +10,7 @@
 
 static const char *command = "vhd-tool";
 
-enum remedy { REMEDY_SHARE, REMEDY_ORPHAN, REMEDY_ROOT, REMEDY_REPLACE, REMEDIES };
+enum remedy { REMEDY_SHARE, REMEDY_ORPHAN, REMEDY_ROOT, REMEDY_REPLACE, REMEDY_REBASE, REMEDIES };
 
 static struct {
 	const char *option, *text;
@@ -20,6 +20,8 @@ static struct {
 	[REMEDY_ORPHAN] = { "orphan", "--orphan=eio or --orphan=zero opens the image without its parent" },
 	[REMEDY_ROOT] = { "image-root", "--image-root=DIR names the folder below which parents may lie" },
 	[REMEDY_REPLACE] = { "force", "--force replaces it" },
+	[REMEDY_REBASE] = { NULL, "if that file still has the right content, \"vhd-tool rebase -u\" makes the child accept it",
+			    .offered = true },
 };
 
 void tool_set_command(const char *name)
@@ -35,14 +37,14 @@ const char *tool_command(void)
 void tool_offer_option(const char *name)
 {
 	for (size_t i = 0; name && i < REMEDIES; i++)
-		if (strcmp(remedies[i].option, name) == 0)
+		if (remedies[i].option && strcmp(remedies[i].option, name) == 0)
 			remedies[i].offered = true;
 }
 
 void tool_note_option(const char *name)
 {
 	for (size_t i = 0; name && i < REMEDIES; i++)
-		if (strcmp(remedies[i].option, name) == 0)
+		if (remedies[i].option && strcmp(remedies[i].option, name) == 0)
 			remedies[i].given = true;
 }
 
@@ -56,7 +58,9 @@ static const char *remedy_for(const char *file, int code)
 		which = REMEDY_ROOT;
 	else if (code == -EEXIST)
 		which = REMEDY_REPLACE;
-	else if (code == -ESTALE || (code == -ENOENT && access(file, F_OK) == 0))
+	else if (code == -ESTALE)
+		which = REMEDY_REBASE;
+	else if (code == -ENOENT && access(file, F_OK) == 0)
 		which = REMEDY_ORPHAN;	/* the file is there, so it is the parent that is not */
 	return which < REMEDIES && remedies[which].offered && !remedies[which].given ? remedies[which].text : NULL;
 }

@@ -75,6 +75,6 @@ int tool_convert(const struct tool_verb *verb, int argc, char **argv)
 	}
 	n = tool_job_end(r < 0);
 	if (r < 0 && !tool_job_interrupted())
-		tool_fail(r == -EEXIST ? argv[1] : argv[0], &err);
+		tool_fail(argv[0], &err);
 	return n;
 }

@@ -58,12 +58,13 @@ static void layer_fini(struct layer *l)
 	json_object_put(l->facts);
 }
 
-/* A log was waiting to be replayed; formats without a log do not say. */
+/* A log was waiting, so what is shown is not yet what the structures in the file say. */
 static bool layer_dirty(const struct layer *l)
 {
-	json_object *dirty;
+	json_object *log, *replayed;
 
-	return json_object_object_get_ex(l->facts, "dirty", &dirty) && json_object_get_boolean(dirty);
+	return json_object_object_get_ex(l->facts, "log", &log) &&
+	       json_object_object_get_ex(log, "replayed_entries", &replayed) && json_object_get_int64(replayed) > 0;
 }
 
 /* ---- JSON ---------------------------------------------------------------------------------------- */
