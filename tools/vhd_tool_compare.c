@@ -42,11 +42,15 @@ static void print_json(char **paths, const struct vhd_difference *diff, bool dif
 
 static void print_human(const struct vhd_difference *diff, bool strict)
 {
+	if (diff->size_differs && strict) {
+		puts("Strict mode: Image size mismatch!");
+		return;
+	}
 	if (diff->size_differs)
-		puts(strict ? "Strict mode: Image size mismatch!" : "Warning: Image size mismatch!");
+		puts("Warning: Image size mismatch!");
 	if (diff->differs)
 		printf("Content mismatch at offset %" PRIu64 "!\n", diff->offset);
-	else if (!(strict && diff->size_differs))
+	else
 		puts("Images are identical.");
 }
 
