@@ -18,12 +18,13 @@ struct convert_args {
 	bool verify, force;
 };
 
-static int fill_opts(const struct convert_args *a, const char *target, struct vhd_convert_opts *o, struct sp_err *err)
+static int fill_opts(const struct convert_args *a, const char *source, const char *target,
+		     struct vhd_convert_opts *o, struct sp_err *err)
 {
 	const bool fill = a->sparse == 0;
 
 	*o = (struct vhd_convert_opts){
-		.source = tool_open_opts(&a->look),
+		.source = tool_open_opts(&a->look, source),
 		.target = {
 			.format = a->format ? a->format : tool_format_by_ending(target), .kind = a->how.kind,
 			.block_size = a->how.block_size, .log_size = a->how.log_size,
@@ -65,7 +66,7 @@ int tool_convert(const struct tool_verb *verb, int argc, char **argv)
 	n = tool_parse(verb, opts, argc, argv, 2, 2);
 	if (n < 0)
 		return tool_parse_exit(verb, n);
-	r = fill_opts(&a, argv[1], &o, &err);
+	r = fill_opts(&a, argv[0], argv[1], &o, &err);
 	if (r == 0) {
 		job = tool_job_begin(&progress);
 		if (strcmp(argv[1], "-") == 0)

@@ -39,6 +39,23 @@ static int choose_format(struct store *store, const char *path, enum vhd_format_
 	return *ret_format ? 0 : r;
 }
 
+int vhd_identify(const char *path, enum vhd_format_id *ret_format, struct sp_err *err)
+{
+	const struct vhd_format *format = NULL;
+	struct store *store;
+	int r;
+
+	r = store_file_open(path, STORE_NO_LOCK, &store, err);
+	if (r < 0)
+		return r;
+	r = choose_format(store, path, VHD_FORMAT_AUTO, &format, err);
+	store_close(store);
+	if (r < 0 && r != -EBADMSG)
+		return r;
+	*ret_format = r == 0 ? format->id : VHD_FORMAT_RAW;
+	return 0;
+}
+
 /* Opens the file and decides whose checker it is; @repair also wants its repair function. */
 static int open_for_check(const char *path, unsigned flags, enum vhd_format_id id, bool repair,
 			  struct store **ret_store, const struct vhd_format **ret_format, struct sp_err *err)
