@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "manifest.h"
+#include "tools/manifest.h"
 
 #include <errno.h>
 #include <inttypes.h>

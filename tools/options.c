@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "options.h"
+#include "tools/options.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,8 +12,8 @@
 
 #include "base/alloc.h"
 #include "base/bytes.h"
-#include "output.h"
-#include "size.h"
+#include "tools/output.h"
+#include "tools/size.h"
 #include "vhd/check.h"
 
 #define OPTS_MAX 32

@@ -8,8 +8,8 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "tools/vhd_tool.h"
 #include "vhd/vhd.h"
-#include "vhd_tool.h"
 
 enum tool_opt_kind {
 	TOOL_FLAG,		/* bool */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "output.h"
+#include "tools/output.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -20,7 +20,8 @@ static struct {
 	[REMEDY_ORPHAN] = { "orphan", "--orphan=eio or --orphan=zero opens the image without its parent" },
 	[REMEDY_ROOT] = { "image-root", "--image-root=DIR names the folder below which parents may lie" },
 	[REMEDY_REPLACE] = { "force", "--force replaces it" },
-	[REMEDY_REBASE] = { NULL, "if that file still has the right content, \"vhd-tool rebase -u\" makes the child accept it",
+	[REMEDY_REBASE] = { NULL,
+			    "if that file has the right content, \"vhd-tool rebase -u\" makes the child accept it",
 			    .offered = true },
 };
 

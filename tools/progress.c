@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "progress.h"
+#include "tools/progress.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -5,7 +5,7 @@
  * A long operation on the command line: a bar or numbered lines out, SIGINT and SIGTERM in.
  */
 #include "base/job.h"
-#include "options.h"
+#include "tools/options.h"
 
 /* The one job of this process. SIGINT and SIGTERM cancel it from now on; a second one kills. */
 struct sp_job *tool_job_begin(const struct tool_progress *how);

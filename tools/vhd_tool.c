@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "vhd_tool.h"
+#include "tools/vhd_tool.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "output.h"
+#include "tools/output.h"
 
 static const struct tool_verb verbs[] = {
 	{ "create",   "FILE [SIZE]",	  "make a new image",					  tool_create,	 1 },

@@ -7,9 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "options.h"
-#include "output.h"
-#include "size.h"
+#include "tools/options.h"
+#include "tools/output.h"
+#include "tools/size.h"
 #include "vhd/check.h"
 
 enum { CHECK_OK, CHECK_FAILED, CHECK_CORRUPT, CHECK_LEAKS, CHECK_NOT_SUPPORTED = 63 };
@@ -71,11 +71,12 @@ static void print_human(const struct vhd_report *rep, const struct outcome *o, b
 	if (rep->fixed)
 		printf("Repaired: %" PRIu64 ".\n", rep->fixed);
 	if (o->errors)
-		printf("\n%" PRIu64 " errors were found on the image.\nData may be corrupted, or further writes to the image "
-		       "may corrupt it.\n", o->errors);
+		printf("\n%" PRIu64 " errors were found on the image.\n"
+		       "Data may be corrupted, or further writes to the image may corrupt it.\n", o->errors);
 	if (o->leaks)
-		printf("\n%" PRIu64 " leaks (%s) were found on the image.\nThis means waste of disk space, but no harm to "
-		       "data.\n", o->leaks, tool_size_format(rep->leaked_bytes, size));
+		printf("\n%" PRIu64 " leaks (%s) were found on the image.\n"
+		       "This means waste of disk space, but no harm to data.\n", o->leaks,
+		       tool_size_format(rep->leaked_bytes, size));
 	if (!o->errors && !o->leaks)
 		puts("No errors were found on the image.");
 	if (rep->total_blocks)
@@ -167,7 +168,8 @@ int tool_check(const struct tool_verb *verb, int argc, char **argv)
 		TOOL_OPT_UNLOCKED(&a.check.no_lock),
 		TOOL_OPT_OUTPUT(&a.json),
 		TOOL_OPT_QUIET(&a.quiet),
-		{ 'r', "repair", "leaks|all", "repair what can be repaired, as the verb repair does", TOOL_TEXT, &a.repair },
+		{ 'r', "repair", "leaks|all", "repair what can be repaired, as the verb repair does", TOOL_TEXT,
+		  &a.repair },
 		TOOL_OPTS_END,
 	};
 	int n = tool_parse(verb, opts, argc, argv, 1, 1);

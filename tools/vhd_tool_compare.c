@@ -3,9 +3,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "options.h"
-#include "output.h"
-#include "progress.h"
+#include "tools/options.h"
+#include "tools/output.h"
+#include "tools/progress.h"
 #include "vhd/ops.h"
 
 /* As "qemu-img compare": 2 an image does not open, 3 something else, 4 reading failed. */

@@ -4,9 +4,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "options.h"
-#include "output.h"
-#include "progress.h"
+#include "tools/options.h"
+#include "tools/output.h"
+#include "tools/progress.h"
 #include "vhd/ops.h"
 
 struct convert_args {
@@ -50,8 +50,8 @@ int tool_convert(const struct tool_verb *verb, int argc, char **argv)
 		{ 'O', "target-format", "FMT", "raw, vhd (or vpc), vhdx (default: by the ending of TARGET, else raw)",
 		  TOOL_FORMAT, &a.format },
 		TOOL_OPT_O(&a.how),
-		{ 'S', "sparse", "SIZE", "0: look for no zeros and allocate everything; else find runs of zeros", TOOL_SIZE,
-		  &a.sparse },
+		{ 'S', "sparse", "SIZE", "0: look for no zeros and allocate everything; else find runs of zeros",
+		  TOOL_SIZE, &a.sparse },
 		TOOL_OPT_THREADS(&a.threads),
 		{ 0, "verify", NULL, "compare the hashes of source and target afterwards", TOOL_FLAG, &a.verify },
 		{ 0, "force", NULL, "replace an existing target", TOOL_FLAG, &a.force },

@@ -2,10 +2,10 @@
 #include <errno.h>
 #include <stdio.h>
 
-#include "options.h"
-#include "output.h"
-#include "progress.h"
-#include "size.h"
+#include "tools/options.h"
+#include "tools/output.h"
+#include "tools/progress.h"
+#include "tools/size.h"
 #include "vhd/ops.h"
 
 struct create_args {
@@ -28,7 +28,8 @@ static int fill_opts(const struct create_args *a, const char *path, const char *
 		.replace = a->force,
 	};
 	if (a->unsafe)
-		return sp_err_set(err, -ENOTSUP, "a child stores the identity of its parent, so the parent must be there: "
+		return sp_err_set(err, -ENOTSUP,
+				  "a child stores the identity of its parent, so the parent must be there: "
 				  "-u is not possible here (\"rebase -u\" changes the name of a parent)");
 	if (a->parent && a->how.kind_given)
 		return sp_err_set(err, -EINVAL, "an image with a parent is differencing, not %s",
@@ -42,8 +43,8 @@ static int fill_opts(const struct create_args *a, const char *path, const char *
 	if (r == -ERANGE)
 		return sp_err_set(err, r, "size \"%s\" is too large, 2^63 - 1 bytes are possible", size);
 	if (r < 0 || o->size == 0)
-		return sp_err_set(err, -EINVAL, "\"%s\" is not a size (a number above 0 and K, M, G, T, P or E; whole bytes)",
-				  size);
+		return sp_err_set(err, -EINVAL, "\"%s\" is not a size (a number above 0 and K, M, G, T, P or E; "
+				  "whole bytes)", size);
 	return 0;
 }
 

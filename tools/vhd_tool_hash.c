@@ -5,10 +5,10 @@
 #include <string.h>
 
 #include "base/bytes.h"
-#include "manifest.h"
-#include "options.h"
-#include "output.h"
-#include "progress.h"
+#include "tools/manifest.h"
+#include "tools/options.h"
+#include "tools/output.h"
+#include "tools/progress.h"
 #include "vhd/ops.h"
 
 #define RANGES_SHOWN 10

@@ -9,9 +9,9 @@
 #include <sys/stat.h>
 
 #include "base/alloc.h"
-#include "options.h"
-#include "output.h"
-#include "size.h"
+#include "tools/options.h"
+#include "tools/output.h"
+#include "tools/size.h"
 #include "vhd/check.h"
 
 struct info_args {

@@ -4,8 +4,8 @@
 #include <stdio.h>
 
 #include "base/bytes.h"
-#include "options.h"
-#include "output.h"
+#include "tools/options.h"
+#include "tools/output.h"
 
 struct printer {
 	struct vhd_disk *disk;
@@ -114,8 +114,8 @@ int tool_map(const struct tool_verb *verb, int argc, char **argv)
 	if (r == 0) {
 		size = vhd_disk_size(p.disk);
 		if (start > size)
-			r = sp_err_set(&err, -ERANGE, "start offset %" PRIu64 " is past the end of the disk at %" PRIu64,
-				       start, size);
+			r = sp_err_set(&err, -ERANGE, "start offset %" PRIu64 " is past the end of the disk at "
+				       "%" PRIu64, start, size);
 		else
 			r = map_disk(&p, start, sp_min(max, size - start), &err);
 		vhd_disk_close(p.disk, NULL);

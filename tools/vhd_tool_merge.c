@@ -3,12 +3,13 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "options.h"
-#include "output.h"
-#include "progress.h"
+#include "tools/options.h"
+#include "tools/output.h"
+#include "tools/progress.h"
 #include "vhd/ops.h"
 
-static void print_result(const char *path, const struct vhd_merge_opts *o, const struct vhd_merge_result *res, bool json)
+static void print_result(const char *path, const struct vhd_merge_opts *o, const struct vhd_merge_result *res,
+			 bool json)
 {
 	json_object *object;
 
@@ -54,8 +55,8 @@ int tool_merge(const struct tool_verb *verb, int argc, char **argv)
 	r = vhd_merge(argv[0], &o, tool_job_begin(&progress), &res, &err);
 	n = tool_job_end(r < 0);
 	if (r < 0 && tool_job_interrupted())
-		fprintf(stderr, "vhd-tool: %s: interrupted; the image is as readable as before, the same command goes on\n",
-			argv[0]);
+		fprintf(stderr, "vhd-tool: %s: interrupted; the image is as readable as before, "
+				"the same command goes on\n", argv[0]);
 	else if (r < 0)
 		tool_fail(argv[0], &err);
 	else if (json || !progress.quiet)

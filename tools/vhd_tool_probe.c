@@ -3,9 +3,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "options.h"
-#include "output.h"
-#include "size.h"
+#include "tools/options.h"
+#include "tools/output.h"
+#include "tools/size.h"
 #include "vhd/probe.h"
 
 /* ---- JSON ---------------------------------------------------------------------------------------- */

@@ -2,9 +2,9 @@
 #include <errno.h>
 #include <stdio.h>
 
-#include "options.h"
-#include "output.h"
-#include "progress.h"
+#include "tools/options.h"
+#include "tools/output.h"
+#include "tools/progress.h"
 #include "vhd/ops.h"
 
 int tool_rebase(const struct tool_verb *verb, int argc, char **argv)

@@ -5,9 +5,9 @@
 #include <time.h>
 
 #include "base/alloc.h"
-#include "options.h"
-#include "output.h"
-#include "progress.h"
+#include "tools/options.h"
+#include "tools/output.h"
+#include "tools/progress.h"
 #include "vhd/ops.h"
 
 struct snapshot_args {

@@ -65,14 +65,14 @@ static int target_check(struct store_folder *f, const char *name, bool replace, 
 static int check_parent(const struct vhd_image *img, const struct vhd_create_opts *o, struct sp_err *err)
 {
 	if (img->format->id != o->format)
-		return sp_err_set(err, -EINVAL, "the parent is %s and the child would be %s: both must have the same format",
-				  img->format->name, vhd_format_name(o->format));
+		return sp_err_set(err, -EINVAL, "the parent is %s and the child would be %s: "
+				  "both must have the same format", img->format->name, vhd_format_name(o->format));
 	if (!img->has_identity)
 		return sp_err_set(err, -EINVAL, "%s images have no identity that a child could refer to",
 				  img->format->name);
 	if (o->logical_sector && o->logical_sector != img->logical_sector)
-		return sp_err_set(err, -EINVAL, "the parent has logical sectors of %" PRIu32 " bytes, so must the child",
-				  img->logical_sector);
+		return sp_err_set(err, -EINVAL, "the parent has logical sectors of %" PRIu32 " bytes, "
+				  "so must the child", img->logical_sector);
 	return 0;
 }
 

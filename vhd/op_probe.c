@@ -22,6 +22,7 @@
 
 #include "base/alloc.h"
 #include "base/bytes.h"
+#include "vhd/store.h"
 
 #define EDGE SP_MIB(2)			/* every superblock libblkid knows is this near to one end */
 #define LABEL_ROOM SP_KIB(64)		/* directory or table that holds a label */
@@ -31,7 +32,7 @@
 
 struct window {
 	struct vhd_disk *disk;
-	int fd;				/* the memory file */
+	struct store *memory;		/* the memory file */
 	uint64_t size;
 	uint8_t *buf;			/* COPY_UNIT */
 	bool incomplete;
@@ -54,8 +55,10 @@ static int window_copy(struct window *w, uint64_t offset, uint64_t len)
 			w->incomplete = true;	/* one bad stretch does not hide the rest */
 			if (r == -ENOMEM)
 				return r;
-		} else if (pwrite(w->fd, w->buf, n, (off_t)offset) != (ssize_t)n) {
-			return errno ? -errno : -EIO;
+		} else {
+			r = store_write(w->memory, w->buf, n, offset);
+			if (r < 0)
+				return r;
 		}
 		offset += n;
 		len -= n;
@@ -103,7 +106,7 @@ static int window_fill_edges(struct window *w, uint64_t offset, uint64_t len)
 
 static bool window_peek(struct window *w, void *buf, size_t len, uint64_t offset)
 {
-	return sp_range_ok(offset, len, w->size) && pread(w->fd, buf, len, (off_t)offset) == (ssize_t)len;
+	return sp_range_ok(offset, len, w->size) && store_read(w->memory, buf, len, offset) == 0;
 }
 
 /* ---- places named by other places ---------------------------------------------------------------- */
@@ -191,7 +194,7 @@ static blkid_probe probe_new(struct window *w, uint64_t offset, uint64_t len, bo
 
 	if (!pr)
 		return NULL;
-	if (blkid_probe_set_device(pr, w->fd, (blkid_loff_t)offset, (blkid_loff_t)len) < 0 ||
+	if (blkid_probe_set_device(pr, w->memory->ops->fd(w->memory), (blkid_loff_t)offset, (blkid_loff_t)len) < 0 ||
 	    blkid_probe_set_sectorsize(pr, vhd_disk_logical_sector(w->disk)) < 0) {
 		blkid_free_probe(pr);
 		return NULL;
@@ -319,22 +322,32 @@ static int probe_all(struct window *w, struct vhd_probe_result *res)
 	return r;
 }
 
+/* A sparse file in memory with a descriptor that libblkid can read from. */
+static int window_open(struct window *w)
+{
+	int fd = memfd_create("spindle-probe", MFD_CLOEXEC), r;
+
+	if (fd < 0)
+		return -errno;
+	r = store_file_adopt(fd, "probe", STORE_RDWR | STORE_NO_LOCK, &w->memory, NULL);
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	w->buf = sp_alloc(COPY_UNIT);
+	return w->buf ? store_resize(w->memory, w->size) : -ENOMEM;
+}
+
 int vhd_probe_disk(struct vhd_disk *d, struct vhd_probe_result *ret, struct sp_err *err)
 {
-	struct window w = { .disk = d, .fd = -1, .size = vhd_disk_size(d) };
+	struct window w = { .disk = d, .size = vhd_disk_size(d) };
 	struct vhd_probe_result res = { 0 };
-	int r = 0;
+	int r;
 
-	w.buf = sp_alloc(COPY_UNIT);
-	w.fd = memfd_create("spindle-probe", MFD_CLOEXEC);
-	if (!w.buf)
-		r = -ENOMEM;
-	else if (w.fd < 0 || ftruncate(w.fd, (off_t)w.size) < 0)
-		r = -errno;
-	else
+	r = window_open(&w);
+	if (r == 0)
 		r = probe_all(&w, &res);
-	if (w.fd >= 0)
-		close(w.fd);
+	store_close(w.memory);
 	sp_free(w.buf);
 	if (r < 0) {
 		vhd_probe_fini(&res);

@@ -66,8 +66,12 @@ static const struct text_case {
 	uint64_t bytes;
 	const char *want;
 } texts[] = {
-	{ "nothing", 0, "0 B" },	       { "bytes", 999, "999 B" },	      { "just below a KiB", 1023, "0.999 KiB" },
-	{ "100 MiB", 100ull << 20, "100 MiB" }, { "fraction", 3ull << 29, "1.5 GiB" }, { "most", UINT64_MAX, "16 EiB" },
+	{ "nothing", 0, "0 B" },
+	{ "bytes", 999, "999 B" },
+	{ "just below a KiB", 1023, "0.999 KiB" },
+	{ "100 MiB", 100ull << 20, "100 MiB" },
+	{ "fraction", 3ull << 29, "1.5 GiB" },
+	{ "most", UINT64_MAX, "16 EiB" },
 };
 
 static void size_format(void **state)
@@ -189,7 +193,8 @@ static const struct manifest_case {
 	{ "other version", "spindle-manifest 2\nsize 0\nchunk 1048576\nsha256 " H0 "\n", -EBADMSG },
 	{ "negative size", "spindle-manifest 1\nsize -1\nchunk 1048576\nsha256 " H0 "\n", -EBADMSG },
 	{ "giant size", "spindle-manifest 1\nsize 18446744073709551615\nchunk 1048576\nsha256 " H0 "\n", -EBADMSG },
-	{ "large size, no hashes", "spindle-manifest 1\nsize 70368744177664\nchunk 1048576\nsha256 " H0 "\n", -EBADMSG },
+	{ "large size, no hashes",
+	  "spindle-manifest 1\nsize 70368744177664\nchunk 1048576\nsha256 " H0 "\n", -EBADMSG },
 	{ "other chunk", "spindle-manifest 1\nsize 0\nchunk 4096\nsha256 " H0 "\n", -EBADMSG },
 	{ "hash missing", HEAD "0 " H0 "\n", -EBADMSG },
 	{ "hash short", HEAD "0 " H0 "\n1 00ff\n", -EBADMSG },
