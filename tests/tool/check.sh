@@ -57,7 +57,7 @@ equal "$(vt info --output=json d.vhdx | json 'd["dirty-flag"]')" False
 cp good.vhdx sig.vhdx
 printf 'XXXXXXXX' | dd of=sig.vhdx conv=notrunc status=none
 status 2 vt check sig.vhdx
-says out "file identifier"
+says out "file type identifier"
 
 # leaks
 cp good.vhd leak.vhd
