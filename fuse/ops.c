@@ -95,7 +95,7 @@ static void mnt_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int t
 {
 	struct tree_file *f = tree_file(fs_of(req)->tree, ino);
 
-	/* The size belongs to the image ("vhd-tool resize"), mode and owner to the mount. */
+	/* The size belongs to the image, mode and owner to the mount. */
 	if (!f || to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID) ||
 	    (to_set & FUSE_SET_ATTR_SIZE && (uint64_t)attr->st_size != f->size)) {
 		fuse_reply_err(req, EPERM);

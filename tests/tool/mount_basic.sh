@@ -98,7 +98,7 @@ dirty_mapping_then()
 
 round_trip()	# FORMAT KIND QEMU_IMG_OPTION...
 {
-	local format=$1 kind=$2 image=$dir/disk.$1 signal
+	local format=$1 kind=$2 image=$dir/disk.$1 signal signals
 
 	say "$*"
 	shift 2
@@ -123,7 +123,8 @@ round_trip()	# FORMAT KIND QEMU_IMG_OPTION...
 	unmount_image
 	compare_image "$image" "$format" "$want"
 
-	for signal in 15 2 1; do
+	[ "$format $kind" = "vhdx dynamic" ] && signals="15 2 1" || signals=15
+	for signal in $signals; do
 		mount_image --format="$format" "$image"
 		dirty_mapping_then $signal
 		ended 0
