@@ -38,16 +38,17 @@ struct helper {
 	const char *program, *package;
 	const char *words;		/* for -o; NULL: "-f" keeps it in the foreground */
 	bool replay;			/* journal to be replayed before */
+	bool setuid;			/* installed setuid root */
 };
 
 static const struct helper helpers[] = {
-	{ "ext2", "fuse2fs", "fuse2fs", NULL, false },
-	{ "ext3", "fuse2fs", "fuse2fs", NULL, true },
-	{ "ext4", "fuse2fs", "fuse2fs", NULL, true },
-	{ "ntfs", "ntfs-3g", "ntfs-3g", "no_detach,no_def_opts,silent", false },
+	{ "ext2", "fuse2fs", "fuse2fs", NULL, false, false },
+	{ "ext3", "fuse2fs", "fuse2fs", NULL, true, false },
+	{ "ext4", "fuse2fs", "fuse2fs", NULL, true, false },
+	{ "ntfs", "ntfs-3g", "ntfs-3g", "no_detach,no_def_opts,silent", false, true },
 };
 
-static const struct helper kernel_helper = { NULL, "mount", "mount", "loop", false };
+static const struct helper kernel_helper = { NULL, "mount", "mount", "loop", false, false };
 
 enum files_state { FILES_PREPARING, FILES_STARTING, FILES_MOUNTED, FILES_ENDED };
 
@@ -174,6 +175,8 @@ int files_new(struct mnt *m, struct files **ret_files, struct sp_err *err)
 	vhd_probe_fini(&probe);
 	if (r == 0 && by_kernel(f) && geteuid() != 0)
 		r = sp_err_set(err, -EPERM, "--kernel needs root");
+	/* FUSE shuts out every process whose ids are not all the user's, be it on his behalf. The folder is private. */
+	m->setuid_reader = r == 0 && f->helper->setuid && geteuid() != 0;
 	if (r == 0 && !(f->options = helper_options(f)))
 		r = sp_err_set(err, -ENOMEM, "out of memory");
 	if (r < 0) {

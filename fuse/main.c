@@ -216,6 +216,8 @@ static int session_args(const struct mnt *m, struct fuse_args *args)
 		r = add_option(args, escaped);
 	if (r == 0 && mnt_readonly(o))
 		r = add_option(args, "ro");
+	if (r == 0 && m->setuid_reader)
+		r = add_option(args, "allow_other");
 	if (r == 0 && o->fuse && !o->files)	/* with --files they are for the outer mount */
 		r = add_option(args, o->fuse);
 	free(escaped);
@@ -233,6 +235,9 @@ static int mount_session(struct mnt *m, struct mnt_fs *fs)
 		m->session = fuse_session_new(&args, &mnt_ops, sizeof(mnt_ops), fs);
 		if (!m->session || fuse_session_mount(m->session, m->where) < 0)	/* libfuse said why */
 			r = -EINVAL;
+		if (r < 0 && m->setuid_reader)
+			mnt_log("the program for this file system starts as root and can read the disk only if "
+				"/etc/fuse.conf has the line user_allow_other");
 	}
 	fuse_opt_free_args(&args);
 	return r;

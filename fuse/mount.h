@@ -55,6 +55,7 @@ struct mnt {
 	char *root;			/* folder that parents lie below */
 	char *where;			/* where the session is mounted: the mount point, or a private folder */
 	bool private_folder;		/* @where is ours to remove */
+	bool setuid_reader;		/* the helper of --files is setuid root and has to get past FUSE's rule */
 	struct fuse_session *session;
 	pthread_t main_thread;
 	int ready_fd;			/* to the waiting parent; -1 once told, or in the foreground */
