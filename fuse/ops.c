@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -197,7 +198,12 @@ static void mnt_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *f
 
 /* ---- data ---------------------------------------------------------------------------------------- */
 
-/* Each worker thread reads into a buffer of its own, kept for its life. */
+/*
+ * Each worker thread reads into a buffer of its own, kept for its life. One huge page: the kernel looks up every page of
+ * it for each reply, which is an eighth of the cost of 1 MiB otherwise.
+ */
+#define BUFFER_SIZE (2u << 20)
+
 static pthread_key_t buffer_key;
 static pthread_once_t buffer_once = PTHREAD_ONCE_INIT;
 
@@ -213,7 +219,9 @@ static char *thread_buffer(void)
 	pthread_once(&buffer_once, make_buffer_key);
 	buf = pthread_getspecific(buffer_key);
 	if (!buf) {
-		buf = sp_alloc_aligned(4096, IO_MAX);
+		buf = sp_alloc_aligned(BUFFER_SIZE, BUFFER_SIZE);
+		if (buf)
+			madvise(buf, BUFFER_SIZE, MADV_HUGEPAGE);	/* only a wish */
 		pthread_setspecific(buffer_key, buf);
 	}
 	return buf;
