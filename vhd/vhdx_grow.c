@@ -7,8 +7,8 @@
  *   3. BAT entries behind the old end: 0, over a parent ZERO, in a fixed image allocated
  *   4. the size
  *
- * Until the last log entry, which brings the size, a reader looks at nothing of 2 and 3. After moving the BAT the log begins
- * again: entries that still aim at the old place must never be replayed once it has another owner.
+ * Until the last log entry, which brings the size, a reader looks at nothing of 2 and 3. After moving the BAT the log
+ * begins again: entries that still aim at the old place must never be replayed once it has another owner.
  */
 #include "vhd/vhdx_write_int.h"
 
@@ -139,7 +139,8 @@ static int clear_tail(struct vhdx *x)
 /* ---- new entries --------------------------------------------------------------------------------- */
 
 /* What BAT entry @index shall hold in the grown image; *@keep: leave it alone. */
-static int wanted_entry(struct vhdx *x, const struct vhdx_geometry *grown, uint64_t index, bool *keep, uint64_t *ret_entry)
+static int wanted_entry(struct vhdx *x, const struct vhdx_geometry *grown, uint64_t index, bool *keep,
+			uint64_t *ret_entry)
 {
 	uint64_t per_chunk = (uint64_t)grown->chunk_ratio + 1, offset;
 	uint64_t chunks = ((x->geo.blocks - 1) >> x->geo.chunk_shift) + 1;
@@ -226,7 +227,7 @@ static int grow_steps(struct vhdx *x, const struct vhdx_geometry *grown)
 	return vhdx_flush_must(x);
 }
 
-/* vhd_format.grow: durable on return. -EROFS, -ENOTSUP (smaller), -EINVAL, -EBUSY (a flush is under way), -ENOSPC, ... */
+/* vhd_format.grow: durable on return. -EROFS, -ENOTSUP (smaller), -EINVAL, -EBUSY (a flush is under way), -ENOSPC. */
 int vhdx_grow(struct vhd_image *img, uint64_t size, struct sp_err *err)
 {
 	struct vhdx *x = vhdx_of(img);
@@ -237,11 +238,11 @@ int vhdx_grow(struct vhd_image *img, uint64_t size, struct sp_err *err)
 	if (!x->space)
 		return sp_err_set(err, -EROFS, "%s is open read-only", img->name);
 	if (size < img->size)
-		return sp_err_set(err, -ENOTSUP, "%s has %" PRIu64 " bytes and cannot be made smaller, to %" PRIu64, img->name,
-				  img->size, size);
+		return sp_err_set(err, -ENOTSUP, "%s has %" PRIu64 " bytes and cannot be made smaller, to %" PRIu64,
+				  img->name, img->size, size);
 	if (size > VHDX_MAX_SIZE || !sp_is_aligned(size, md.logical_sector))
-		return sp_err_set(err, -EINVAL, "a size of %" PRIu64 " is not a multiple of %" PRIu32 " up to 64 TiB", size,
-				  md.logical_sector);
+		return sp_err_set(err, -EINVAL, "a size of %" PRIu64 " is not a multiple of %" PRIu32 " up to 64 TiB",
+				  size, md.logical_sector);
 	if (size == img->size)
 		return 0;
 	md.virtual_size = size;

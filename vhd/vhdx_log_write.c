@@ -11,10 +11,10 @@
  *
  * - The tail of an entry is the oldest one not obsolete when it is written (maybe itself): replay starts there.
  * - Only a sync that began after the pages were applied makes an entry obsolete.
- * - An active sequence never wraps around the end: QEMU replays wrapped ones wrongly. Near the end everything is applied, and
- *   the ring begins again at 0 under a fresh LogGuid. Its first entry overwrites the first of the old ring, which no tail
- *   points to; one sync makes it and all applied pages durable, and only then the headers name the new GUID. Until
- *   they do the old sequence stays valid, and replaying it once more changes nothing.
+ * - An active sequence never wraps around the end: QEMU replays wrapped ones wrongly. Near the end everything is
+ *   applied, and the ring begins again at 0 under a fresh LogGuid. Its first entry overwrites the first of the old
+ *   ring, which no tail points to; one sync makes it and all applied pages durable, and only then the headers name
+ *   the new GUID. Until they do the old sequence stays valid, and replaying it once more changes nothing.
  * - A new ring starts with an entry that says nothing: a LogGuid in the header must always find a valid sequence.
  */
 #include "vhd/vhdx_write_int.h"
@@ -182,7 +182,8 @@ static struct vhdx_log *log_new(const struct vhdx *x)
 		return NULL;
 	}
 	log->unstable = log->pending = NONE;
-	log->file_size = log->stable_size = x->file_size;	/* the header update syncs before any entry is written */
+	/* Stable, because the header update syncs before any entry is written. */
+	log->file_size = log->stable_size = x->file_size;
 	log->last_offset = vhdx_space_end(x);
 	return log;
 }

@@ -2,8 +2,8 @@
 /*
  * VHDX: changes of what the image says about itself: identity and parent.
  *
- * The locator changes as one log entry: the item and the table entry that names it are either both old or both new. All pages
- * are brought into memory before the first byte changes, so that running out of memory leaves nothing half done.
+ * The locator changes as one log entry: the item and the table entry that names it are either both old or both new. All
+ * pages are brought into memory before the first byte changes, so that running out of memory leaves nothing half done.
  */
 #include "vhd/vhdx_write_int.h"
 
@@ -185,7 +185,7 @@ static int write_locator(struct vhdx *x, const uint8_t *bytes, size_t len, struc
 	return reread_parent(x->img, bytes, len, err);
 }
 
-/* vhd_format.set_parent: vhd-formats.md 2.8, 3.4. Durable on return; what the guest sees, and so DataWriteGuid, stays. */
+/* vhd_format.set_parent: vhd-formats.md 2.8, 3.4. Durable on return; no guest sees it: DataWriteGuid stays. */
 int vhdx_set_parent(struct vhd_image *img, const struct vhd_set_parent *p, struct sp_err *err)
 {
 	struct vhdx *x = vhdx_of(img);

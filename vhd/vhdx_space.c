@@ -322,14 +322,15 @@ static int refuse(struct scan *sc, const char *what, uint64_t number, uint64_t i
 			  sc->x->bat_offset + index * sizeof(le64_t), why);
 }
 
-static int claim_entry(struct scan *sc, const char *what, uint64_t number, uint64_t index, uint64_t offset, uint64_t len,
-		       uint64_t must_hold)
+static int claim_entry(struct scan *sc, const char *what, uint64_t number, uint64_t index, uint64_t offset,
+		       uint64_t len, uint64_t must_hold)
 {
 	struct vhdx *x = sc->x;
 	char why[160];
 
 	if (!sp_range_ok(offset, must_hold, x->file_size)) {
-		snprintf(why, sizeof(why), "at %#" PRIx64 " ends past the end of the file, %#" PRIx64, offset, x->file_size);
+		snprintf(why, sizeof(why), "at %#" PRIx64 " ends past the end of the file, %#" PRIx64, offset,
+			 x->file_size);
 		return refuse(sc, what, number, index, why);
 	}
 	if (!claim(x->space, offset, len)) {
@@ -348,7 +349,7 @@ static int take_slot(struct scan *sc, uint64_t chunk, uint64_t index, uint64_t e
 		return 0;
 	sc->partial = UINT64_MAX;
 	if (entry == 0 && partial)
-		return refuse(sc, "bitmap block", chunk, index, "is missing though a block of its chunk is partially present");
+		return refuse(sc, "bitmap block", chunk, index, "is missing, but a block of its chunk is partial");
 	if (VHDX_BAT_STATE(entry) == VHDX_NOT_PRESENT && !partial)
 		return 0;
 	if (VHDX_BAT_STATE(entry) != VHDX_BITMAP_PRESENT || VHDX_BAT_RESERVED(entry) != 0) {
@@ -446,7 +447,8 @@ static int scan_bat(struct scan *sc, le64_t *buf)
 		/* Whole pages, the region is long enough: some stores want aligned transfers. */
 		r = store_read(x->img->store, buf, sp_align_up(n * sizeof(*buf), VHDX_PAGE), at);
 		if (r < 0)
-			return sp_err_set(sc->err, r, "cannot read the BAT at file offset %#" PRIx64 ": %s", at, strerror(-r));
+			return sp_err_set(sc->err, r, "cannot read the BAT at file offset %#" PRIx64 ": %s", at,
+					  strerror(-r));
 		for (size_t i = 0; r == 0 && i < n; i++)
 			r = take_entry(sc, index + i, le64_get(buf[i]));
 		index += n;
@@ -462,7 +464,8 @@ static int take_structures(struct vhdx *x, struct sp_err *err)
 	sp->free--;
 	sp->hint = sp->end = 1;
 	if (!claim(sp, x->header.log_offset, x->header.log_length))
-		return sp_err_set(err, -EBADMSG, "the log at %#" PRIx64 " does not lie free inside the file", x->header.log_offset);
+		return sp_err_set(err, -EBADMSG, "the log at %#" PRIx64 " does not lie free inside the file",
+				  x->header.log_offset);
 	for (unsigned i = 0; i < x->regions.count; i++) {
 		if (!claim(sp, x->regions.entry[i].offset, x->regions.entry[i].length))
 			return sp_err_set(err, -EBADMSG, "the region at %#" PRIx64 " does not lie free inside the file",

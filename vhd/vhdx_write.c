@@ -12,8 +12,8 @@
  *
  * - prepare changes nothing a reader could notice: the new block reads zeros or, with all bits clear, the parent. So a
  *   flush may take it before its payload arrives, and a write that fails leaves nothing to undo.
- * - commit comes after the payload's I/O, in any order, and only differencing images need it. It asks for the barrier: the
- *   payload must be durable before bits that hide the parent.
+ * - commit comes after the payload's I/O, in any order, and only differencing images need it. It asks for the barrier:
+ *   the payload must be durable before bits that hide the parent.
  * - A block discarded between prepare and commit stays discarded: the ticket remembers which space it meant.
  * - A discarded block never goes back to 0 over a parent: old parent data would come to light.
  */

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Power cuts while a VHDX is written. A store between the image and its file remembers what has been synced and what came
- * after; at each write and sync it now and then imagines a cut: any part of what was not synced is lost, a write
- * may be torn at 512 bytes. The image must open again and hold what had been flushed, and of unflushed places nothing
- * but their own bytes or zeros. A second store fails the n-th operation instead.
+ * Power cuts while a VHDX is written. A store between the image and its file remembers what has been synced and what
+ * came after; at writes and syncs it now and then imagines a cut: any part of what was not synced is lost, a write may
+ * be torn at 512 bytes. The image must open again and hold what had been flushed, and of unflushed places nothing but
+ * their own bytes. The same store can let the n-th operation fail instead.
  */
 #include "rows.h"
 #include "vhdx_driver.h"
+
+#include "base/alloc.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -26,7 +28,8 @@ struct tap {
 	struct mem_file *durable;	/* as of the last completed sync */
 	struct op pending[PENDING_MAX];
 	unsigned count;
-	unsigned every, at_sync;	/* imagine a cut at one in @every operations (0: none), so many before each sync */
+	unsigned every;			/* imagine a cut at one in so many operations, 0: none and record nothing */
+	unsigned at_sync;		/* and so many before each sync */
 	bool header;			/* one was written since the last sync: worth some more */
 	unsigned cuts;
 	int fail_in;			/* this many operations from now fails, and all that follow; < 0: none */
@@ -263,13 +266,13 @@ static const struct cut_case {
 	unsigned hot;			/* blocks written to, spread over the disk; 0: any */
 	unsigned every, at_sync, flush_percent;
 } cuts[] = {
-	{ "dynamic",		     VHD_KIND_DYNAMIC,	    SP_MIB(6),		   1 << 20, 512,   2, 120,  0,	9, 1, 25 },
-	{ "dynamic, seldom flushed", VHD_KIND_DYNAMIC,	    SP_MIB(7) + 512 * 5,   2 << 20, 512,   1, 150,  0,	9, 2, 8 },
-	{ "dynamic, several pages",  VHD_KIND_DYNAMIC,	    SP_MIB(520),	   1 << 20, 512,   4,  40,  4, 90, 3, 50 },
-	{ "differencing",	     VHD_KIND_DIFFERENCING, SP_MIB(6),		   1 << 20, 512,   1, 150,  0,	9, 1, 25 },
-	{ "4 KiB sectors",	     VHD_KIND_DIFFERENCING, SP_MIB(5) + 4096 * 5,  1 << 20, 4096,  1, 150,  0,	9, 1, 25 },
-	{ "first flushes",	     VHD_KIND_DIFFERENCING, SP_MIB(4),		   1 << 20, 512,  25,	6,  0,	9, 2, 30 },
-	{ "the log restarts",	     VHD_KIND_DIFFERENCING, SP_MIB(6),		   1 << 20, 512,   1, 1500, 3, 90, 0, 50 },
+	{ "dynamic", VHD_KIND_DYNAMIC, SP_MIB(6), 1 << 20, 512, 2, 120, 0, 9, 1, 25 },
+	{ "dynamic, seldom flushed", VHD_KIND_DYNAMIC, SP_MIB(7) + 512 * 5, 2 << 20, 512, 1, 150, 0, 9, 2, 8 },
+	{ "dynamic, several pages", VHD_KIND_DYNAMIC, SP_MIB(520), 1 << 20, 512, 4, 40, 4, 90, 3, 50 },
+	{ "differencing", VHD_KIND_DIFFERENCING, SP_MIB(6), 1 << 20, 512, 1, 150, 0, 9, 1, 25 },
+	{ "4 KiB sectors", VHD_KIND_DIFFERENCING, SP_MIB(5) + 4096 * 5, 1 << 20, 4096, 1, 150, 0, 9, 1, 25 },
+	{ "first flushes", VHD_KIND_DIFFERENCING, SP_MIB(4), 1 << 20, 512, 25, 6, 0, 9, 2, 30 },
+	{ "the log restarts", VHD_KIND_DIFFERENCING, SP_MIB(6), 1 << 20, 512, 1, 1500, 3, 90, 0, 50 },
 };
 
 static uint64_t pick_block(struct drv *d, const struct cut_case *c)
@@ -342,7 +345,8 @@ static void prefixes_are_images(void **state)
 {
 	struct vhd_format_create create = {
 		.size = WIDE_CHUNKS * SP_GIB(4), .kind = VHD_KIND_DIFFERENCING, .block_size = 1 << 20,
-		.logical_sector = 512, .physical_sector = 4096, .parent_relative = "base.vhdx", .parent_identity = { { 1 } },
+		.logical_sector = 512, .physical_sector = 4096,
+		.parent_relative = "base.vhdx", .parent_identity = { { 1 } },
 	};
 	struct drv d = { .wrap = tap_wrap, .size = create.size };
 	struct sp_err err = { 0 };
@@ -401,6 +405,8 @@ static const struct fail_case {
 	{ "dynamic, ENOSPC",	  VHD_KIND_DYNAMIC,	 -ENOSPC },
 	{ "differencing, EIO",	  VHD_KIND_DIFFERENCING, -EIO },
 	{ "differencing, ENOSPC", VHD_KIND_DIFFERENCING, -ENOSPC },
+	{ "dynamic, no memory",	  VHD_KIND_DYNAMIC,	 -ENOMEM },
+	{ "differencing, no memory", VHD_KIND_DIFFERENCING, -ENOMEM },
 };
 
 /* Some of everything; the first failure. */
@@ -424,11 +430,20 @@ static int workload(struct drv *d)
 	return r;
 }
 
-/* @at: the number of the operation that fails, once. Returns whether the workload got that far. */
+static int allocations;			/* this many from now fails, once */
+
+static int allocation_fails(void *arg)
+{
+	(void)arg;
+	return --allocations == 0;
+}
+
+/* @at: the number of the operation (or allocation) that fails, once. Returns whether the workload got that far. */
 static bool fail_at(const struct fail_case *c, int at)
 {
 	struct vhd_format_create create = {
-		.size = SP_MIB(6), .kind = c->kind, .block_size = 1 << 20, .logical_sector = 512, .physical_sector = 4096,
+		.size = SP_MIB(6), .kind = c->kind, .block_size = 1 << 20,
+		.logical_sector = 512, .physical_sector = 4096,
 		.parent_relative = c->kind == VHD_KIND_DIFFERENCING ? "base.vhdx" : NULL, .parent_identity = { { 1 } },
 	};
 	struct drv d = { .wrap = tap_wrap };
@@ -437,10 +452,16 @@ static bool fail_at(const struct fail_case *c, int at)
 
 	tap_every = tap_at_sync = 0;
 	drv_new(&d, &create, 3);
-	tap_now(&d)->fail_in = at;
-	tap_now(&d)->fail_with = c->error;
+	if (c->error == -ENOMEM) {
+		allocations = at;
+		sp_alloc_set_fault(allocation_fails, NULL);
+	} else {
+		tap_now(&d)->fail_in = at;
+		tap_now(&d)->fail_with = c->error;
+	}
 	r = workload(&d);
-	reached = tap_now(&d)->fail_in == 0;
+	sp_alloc_set_fault(NULL, NULL);
+	reached = c->error == -ENOMEM ? allocations <= 0 : tap_now(&d)->fail_in == 0;
 	tap_now(&d)->fail_in = -1;
 	poisoned = vhdx_of(d.img)->failed != 0;
 	if (poisoned) {
@@ -466,8 +487,11 @@ static void fail_anywhere(void **state)
 {
 	int at = 1;
 
-	while (fail_at(*state, at))
-		at++;
+	const struct fail_case *c = *state;
+
+	/* Most allocations are pages of the memory store: after the first two hundred a sample will do. */
+	while (fail_at(c, at))
+		at += c->error == -ENOMEM && at > 200 ? 61 : 1;
 	assert_true(at > 30);
 }
 

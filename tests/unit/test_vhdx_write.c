@@ -350,6 +350,8 @@ static void parent_changes(void **state)
 
 /* ---- growth -------------------------------------------------------------------------------------- */
 
+#define M SP_MIB(1)
+
 static const struct grow_case {
 	const char *name;
 	enum vhd_kind kind;
@@ -357,14 +359,14 @@ static const struct grow_case {
 	uint32_t block;
 	bool moves;			/* the BAT needs another place */
 } grows[] = {
-	{ "dynamic, inside the last block",	 VHD_KIND_DYNAMIC,	SP_MIB(3) + 512 * 9,  SP_MIB(3) + 512 * 99, 2 << 20, false },
-	{ "dynamic, more blocks",		 VHD_KIND_DYNAMIC,	SP_MIB(3) + 512 * 9,  SP_MIB(40),	    2 << 20, false },
-	{ "differencing, inside the last block", VHD_KIND_DIFFERENCING, SP_MIB(3) + 512 * 9,  SP_MIB(3) + 512 * 99, 2 << 20, false },
-	{ "differencing, more blocks",		 VHD_KIND_DIFFERENCING, SP_MIB(3) + 512 * 9,  SP_MIB(40),	    2 << 20, false },
-	{ "differencing, another chunk",	 VHD_KIND_DIFFERENCING, SP_MIB(4000) + 512,   SP_MIB(4200),	    2 << 20, false },
-	{ "dynamic, longer BAT",		 VHD_KIND_DYNAMIC,	SP_MIB(3) + 512 * 9,  SP_GIB(300),	    1 << 20, true },
-	{ "differencing, longer BAT",		 VHD_KIND_DIFFERENCING, SP_MIB(3) + 512 * 9,  SP_GIB(300),	    1 << 20, true },
-	{ "fixed",				 VHD_KIND_FIXED,	SP_MIB(3) + 512 * 9,  SP_MIB(20),	    2 << 20, false },
+	{ "dynamic, inside the last block", VHD_KIND_DYNAMIC, 3 * M + 512 * 9, 3 * M + 512 * 99, 2 << 20, false },
+	{ "dynamic, more blocks", VHD_KIND_DYNAMIC, 3 * M + 512 * 9, SP_MIB(40), 2 << 20, false },
+	{ "differencing, inside the last block", VHD_KIND_DIFFERENCING, 3 * M + 512 * 9, 3 * M + 512 * 99, 2 << 20, false },
+	{ "differencing, more blocks", VHD_KIND_DIFFERENCING, 3 * M + 512 * 9, SP_MIB(40), 2 << 20, false },
+	{ "differencing, another chunk", VHD_KIND_DIFFERENCING, SP_MIB(4000) + 512, SP_MIB(4200), 2 << 20, false },
+	{ "dynamic, longer BAT", VHD_KIND_DYNAMIC, 3 * M + 512 * 9, SP_GIB(300), 1 << 20, true },
+	{ "differencing, longer BAT", VHD_KIND_DIFFERENCING, 3 * M + 512 * 9, SP_GIB(300), 1 << 20, true },
+	{ "fixed", VHD_KIND_FIXED, 3 * M + 512 * 9, SP_MIB(20), 2 << 20, false },
 };
 
 static void grow(void **state)
@@ -587,8 +589,8 @@ static void qemu_agrees(void **state)
 	drv_reopen(&d);
 	copy_out(d.img->store, image);
 	raw_out(&d, raw);
-	snprintf(command, sizeof(command), "qemu-img check -q -f vhdx %s && qemu-img compare -q -f vhdx -F raw %s %s", image,
-		 image, raw);
+	snprintf(command, sizeof(command), "qemu-img check -q -f vhdx %s && qemu-img compare -q -f vhdx -F raw %s %s",
+		 image, image, raw);
 	assert_int_equal(system(command), 0);
 	unlink(image);
 	unlink(raw);

@@ -3,8 +3,8 @@
 #define SPINDLE_TESTS_VHDX_DRIVER_H
 /*
  * Drives the writing functions of the VHDX table as the disk layer does, and keeps beside the image what it must hold:
- * for every 512 bytes the number of the write that was last flushed and of the one that came last. Each 512 bytes written
- * carry their own address and that number, so bytes of another block are seen for what they are.
+ * for every 512 bytes the number of the write that was last flushed and of the one that came last. Each 512 bytes
+ * written carry their own address and that number, so bytes of another block are seen for what they are.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -229,8 +229,8 @@ static inline uint32_t drv_classify(const uint8_t *buf, uint64_t unit)
 	return stamp < IS_FOREIGN && memcmp(buf, want, UNIT) == 0 ? (uint32_t)stamp : IS_FOREIGN;
 }
 
-/* After a crash an unflushed unit may hold what was flushed or any later write of its own. Zeros only if it was discarded
- * since: a first write over zeros finds them among what was flushed, one over a parent never shows any. */
+/* After a crash an unflushed unit may hold what was flushed or any later write of its own. Zeros only if it was
+ * discarded since: a first write over zeros finds them among what was flushed, one over a parent never shows any. */
 static inline bool drv_allowed(const struct drv *d, uint64_t unit, uint32_t found, bool crashed)
 {
 	if (!crashed)
