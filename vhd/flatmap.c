@@ -11,6 +11,8 @@
 #include "base/bytes.h"
 
 #define CELL_TABLES_MAX 32768u		/* 64 MiB of tables: 32 GiB of finely mixed disk */
+#define PAGE_TABLES_MAX 32768u		/* 128 MiB of pages: 16 TiB of disk in use */
+#define DIRECTORY_MAX ((size_t)1 << 18)	/* 128 TiB; the size is what an image says, or a sparse file */
 
 typedef _Atomic uint64_t entry_t;
 
@@ -48,7 +50,8 @@ static entry_t *cells_of(uint64_t e)
 int flatmap_init(struct flatmap *m, uint64_t size)
 {
 	m->size = size;
-	m->pages = sp_div_ceil(size, (uint64_t)FLATMAP_UNIT * FLATMAP_PAGE_UNITS);
+	m->pages = sp_min(sp_div_ceil(size, (uint64_t)FLATMAP_UNIT * FLATMAP_PAGE_UNITS), DIRECTORY_MAX);
+	m->page_tables = 0;
 	m->cell_tables = 0;
 	m->cell_tables_max = CELL_TABLES_MAX;
 	m->page = sp_calloc(m->pages ? m->pages : 1, sizeof(*m->page));
@@ -60,7 +63,9 @@ void flatmap_fini(struct flatmap *m)
 	for (size_t i = 0; m->page && i < m->pages; i++) {
 		entry_t *page = atomic_load(&m->page[i]);
 
-		for (unsigned u = 0; page && u < FLATMAP_PAGE_UNITS; u++) {
+		if (!page)
+			continue;
+		for (unsigned u = 0; u < FLATMAP_PAGE_UNITS; u++) {
 			uint64_t e = atomic_load(&page[u]);
 
 			if ((e & 7) == FLAT_CELLS)
@@ -84,6 +89,14 @@ int flatmap_reset(struct flatmap *m, uint64_t size)
 	return 0;
 }
 
+/* The slot of the page that holds @unit; NULL: past the directory, where nothing is remembered. */
+static _Atomic(void *) *slot_of(struct flatmap *m, uint64_t unit)
+{
+	uint64_t index = unit / FLATMAP_PAGE_UNITS;
+
+	return index < m->pages ? &m->page[index] : NULL;
+}
+
 /* Bytes of the unit that holds @offset which belong to the disk. */
 static uint64_t unit_room(const struct flatmap *m, uint64_t unit_start)
 {
@@ -93,8 +106,9 @@ static uint64_t unit_room(const struct flatmap *m, uint64_t unit_start)
 void flatmap_get(struct flatmap *m, uint64_t offset, struct flat_place *ret)
 {
 	uint64_t unit = offset / FLATMAP_UNIT, start = unit * FLATMAP_UNIT;
+	_Atomic(void *) *slot = slot_of(m, unit);
 	/* Pairs with the release in page_of(): a page that is seen is seen zeroed. */
-	entry_t *page = atomic_load_explicit(&m->page[unit / FLATMAP_PAGE_UNITS], memory_order_acquire);
+	entry_t *page = slot ? atomic_load_explicit(slot, memory_order_acquire) : NULL;
 	uint64_t e;
 
 	if (!page) {
@@ -114,15 +128,18 @@ void flatmap_get(struct flatmap *m, uint64_t offset, struct flat_place *ret)
 	decode(e, offset - start, unit_room(m, start), ret);
 }
 
+/* The page of a unit, made when there is none; NULL: past the directory, over budget or out of memory. */
 static entry_t *page_of(struct flatmap *m, uint64_t unit)
 {
-	_Atomic(void *) *slot = &m->page[unit / FLATMAP_PAGE_UNITS];
-	entry_t *page = atomic_load(slot);
+	_Atomic(void *) *slot = slot_of(m, unit);
+	entry_t *page = slot ? atomic_load(slot) : NULL;
 
-	if (!page) {
-		page = sp_calloc(FLATMAP_PAGE_UNITS, sizeof(*page));
-		if (page)
-			atomic_store_explicit(slot, page, memory_order_release);
+	if (page || !slot || m->page_tables >= PAGE_TABLES_MAX)
+		return page;
+	page = sp_calloc(FLATMAP_PAGE_UNITS, sizeof(*page));
+	if (page) {
+		m->page_tables++;
+		atomic_store_explicit(slot, page, memory_order_release);
 	}
 	return page;
 }
@@ -185,8 +202,12 @@ void flatmap_forget(struct flatmap *m, uint64_t offset, uint64_t len)
 	while (offset < end) {
 		uint64_t unit = offset / FLATMAP_UNIT, start = unit * FLATMAP_UNIT;
 		uint64_t to = sp_min(end, start + FLATMAP_UNIT);
-		entry_t *page = atomic_load(&m->page[unit / FLATMAP_PAGE_UNITS]), *entry;
+		_Atomic(void *) *slot = slot_of(m, unit);
+		entry_t *page, *entry;
 
+		if (!slot)
+			return;
+		page = atomic_load(slot);
 		if (!page) {	/* nothing known in the whole page */
 			offset = sp_align_down(offset, (uint64_t)FLATMAP_UNIT * FLATMAP_PAGE_UNITS) +
 				 (uint64_t)FLATMAP_UNIT * FLATMAP_PAGE_UNITS;

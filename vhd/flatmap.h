@@ -40,7 +40,8 @@ struct flat_place {
 
 struct flatmap {
 	uint64_t size;		/* of the disk */
-	size_t pages;		/* directory length */
+	size_t pages;		/* directory length; what lies past it is resolved each time */
+	size_t page_tables;	/* pages made */
 	_Atomic(void *) *page;	/* each FLATMAP_PAGE_UNITS unit entries */
 	size_t cell_tables, cell_tables_max;
 };

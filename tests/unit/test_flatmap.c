@@ -114,12 +114,29 @@ static void over_budget(void **state)
 	flatmap_fini(&m);
 }
 
+/* A sparse file of 8 EiB is a disk, too: its directory must not take what its size asks for. */
+static void beyond_the_directory(void **state)
+{
+	const uint64_t size = (uint64_t)INT64_MAX & ~(uint64_t)511;
+	struct flat_place p;
+	struct flatmap m;
+
+	assert_int_equal(flatmap_init(&m, size), 0);
+	assert_true(m.pages <= 1u << 18);
+	flatmap_put(&m, size - SP_MIB(2), SP_MIB(1), &zero);
+	flatmap_get(&m, size - 512, &p);
+	assert_int_equal(p.kind, FLAT_UNRESOLVED);
+	assert_int_equal(p.len, 512);
+	flatmap_forget(&m, 0, size);
+	flatmap_fini(&m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(nothing_known), cmocka_unit_test(whole_unit), cmocka_unit_test(cells),
 		cmocka_unit_test(forgetting_spans_units), cmocka_unit_test(odd_offsets_stay_slow),
-		cmocka_unit_test(over_budget),
+		cmocka_unit_test(over_budget), cmocka_unit_test(beyond_the_directory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
