@@ -103,7 +103,7 @@ static int snapshot_list(const struct tool_verb *verb, int argc, char **argv)
 		print_json(list, count);
 	else
 		print_human(list, count);
-	sp_free(list);
+	vhd_snapshot_list_free(list);
 	return 0;
 }
 

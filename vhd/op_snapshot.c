@@ -474,6 +474,11 @@ int vhd_snapshot_list(const char *path, const char *image_root, struct vhd_snaps
 	return r;
 }
 
+void vhd_snapshot_list_free(struct vhd_snapshot *list)
+{
+	sp_free(list);
+}
+
 int vhd_snapshot_revert(const char *path, const char *name, const char *image_root, bool dry_run, struct sp_err *err)
 {
 	struct op_place at;

@@ -121,7 +121,8 @@ struct vhd_snapshot {
 
 int vhd_snapshot_create(const char *path, const char *name, const char *image_root, struct sp_err *err);
 int vhd_snapshot_list(const char *path, const char *image_root, struct vhd_snapshot **ret_list, size_t *ret_count,
-		      struct sp_err *err);		/* free with sp_free() */
+		      struct sp_err *err);		/* free with vhd_snapshot_list_free() */
+void vhd_snapshot_list_free(struct vhd_snapshot *list);	/* NULL is fine */
 int vhd_snapshot_revert(const char *path, const char *name, const char *image_root, bool dry_run, struct sp_err *err);
 int vhd_snapshot_delete(const char *path, const char *name, const char *image_root, bool dry_run, struct sp_job *job,
 			struct sp_err *err);
