@@ -89,8 +89,8 @@ static int choose(struct files *f, const char *name, const struct vhd_filesystem
 {
 	f->helper = find_helper(&f->mnt->opts, fs);
 	if (!f->helper && fs->type[0])
-		return sp_err_set(err, -ENOTSUP, "%s holds %s, for which no program in user space is known (there is one "
-				  "for ext2, ext3, ext4 and ntfs)%s", name, fs->type,
+		return sp_err_set(err, -ENOTSUP, "%s holds %s, for which no program in user space is known (for ext2, "
+				  "ext3, ext4 and ntfs there is one)%s", name, fs->type,
 				  strcmp(fs->usage, "filesystem") == 0 ? "; see --kernel in vhd-mount(1)" : "");
 	if (!f->helper)
 		return sp_err_set(err, -ENOENT, "%s holds no file system", name);

@@ -244,9 +244,9 @@ static int mount_session(struct mnt *m, struct mnt_fs *fs)
 }
 
 /*
- * Requests served at once. Each may wait for the host's disk, so more than there are cores; but the kernel hands requests
- * to idle threads in turn, and every one has buffers of its own to be pulled into the caches: 16 threads on two cores
- * cost a fifth more per request than four.
+ * Requests served at once. Each may wait for the host's disk, so more than there are cores; but the kernel hands
+ * requests to idle threads in turn, and every one has buffers of its own to be pulled into the caches: 16 threads on
+ * two cores cost a fifth more per request than four.
  */
 static unsigned workers(void)
 {

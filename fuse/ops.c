@@ -199,8 +199,8 @@ static void mnt_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *f
 /* ---- data ---------------------------------------------------------------------------------------- */
 
 /*
- * Each worker thread reads into a buffer of its own, kept for its life. One huge page: the kernel looks up every page of
- * it for each reply, which is an eighth of the cost of 1 MiB otherwise.
+ * Each worker thread reads into a buffer of its own, kept for its life. One huge page: the kernel looks up every page
+ * of it for each reply, which is an eighth of the cost of 1 MiB otherwise.
  */
 #define BUFFER_SIZE (2u << 20)
 

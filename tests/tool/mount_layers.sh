@@ -56,6 +56,8 @@ for format in vhdx vhd; do
 	mount_image -o ro --no-layers "$dir/leaf.$format"
 	[ ! -e "$mnt/layers" ] || fail "layers/ is there in spite of --no-layers"
 	cmp "$mnt/disk" "$want.2"
+	"$VHD_TOOL" info --chain --output=json "$dir/leaf.$format" | jq -S . >"$dir/info"
+	jq -S .layers "$mnt/info.json" | diff - "$dir/info" || fail "info.json and vhd-tool info tell different things"
 	unmount_image
 
 	say "$format: a parent outside the root, a parent missing"
