@@ -19,15 +19,31 @@
 #include <signal.h>
 #include <string.h>
 
+#include "base/seed.h"
 #include "vhd/disk_priv.h"
 
 int disk_sync_result(struct vhd_disk *d, int r)
 {
 	int none = 0;
 
-	if (r < 0)
+	if (r < 0 && !SP_SEED_BUG(FLUSH_FORGETS_POISON))
 		atomic_compare_exchange_strong(&d->poison, &none, r);
-	return r;
+	return r < 0 ? r : atomic_load(&d->poison);
+}
+
+bool disk_sync_is_enough(struct vhd_disk *d)
+{
+	const struct vhd_format *f = d->leaf->format;
+	bool enough;
+
+	pthread_mutex_lock(&d->commit.lock);
+	pthread_mutex_lock(&d->meta);
+	enough = !f->dirty(d->leaf) && f->freed_tag(d->leaf) == 0;
+	if (d->commit.running && !SP_SEED_BUG(FLUSH_OVERTAKES))
+		enough = false;
+	pthread_mutex_unlock(&d->meta);
+	pthread_mutex_unlock(&d->commit.lock);
+	return enough;
 }
 
 void disk_reclaim_locked(struct vhd_disk *d)
@@ -65,7 +81,7 @@ static int flush_once(struct vhd_disk *d)
 		r = f->flush_write(d->leaf, batch);
 	else if (unsynced)
 		r = store_sync(d->leaf->store);
-	disk_sync_result(d, r);
+	r = disk_sync_result(d, r);
 
 	pthread_mutex_lock(&d->meta);
 	if (batch)

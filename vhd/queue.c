@@ -229,10 +229,10 @@ static void part_complete(struct store_req *io, int res)
 		res = -EIO;		/* the file shrank behind our back */
 	if (p->has_ticket)
 		res = disk_commit_ticket(q->d, &p->ticket, res);
+	if (s->state == SLOT_FLUSHING)
+		res = disk_sync_result(q->d, res);
 	if (res < 0 && s->res == 0)
 		s->res = res;
-	if (s->state == SLOT_FLUSHING)
-		disk_sync_result(q->d, res);
 	p->next = q->free_parts;
 	q->free_parts = p;
 	s->parts--;
@@ -380,14 +380,8 @@ static bool flush_by_ring(struct slot *s)
 {
 	struct vhd_disk *d = s->q->d;
 	struct part *p;
-	bool dirty;
 
-	if (!d->threaded || !store_ring_is_uring(s->q->ring) || !s->q->free_parts)
-		return false;
-	pthread_mutex_lock(&d->meta);
-	dirty = d->leaf->format->dirty(d->leaf) || d->leaf->format->freed_tag(d->leaf) != 0;
-	pthread_mutex_unlock(&d->meta);
-	if (dirty)
+	if (!d->threaded || !store_ring_is_uring(s->q->ring) || !s->q->free_parts || !disk_sync_is_enough(d))
 		return false;
 	s->state = SLOT_FLUSHING;
 	p = part_get(s->q, s, STORE_SYNC, d->layers - 1);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -236,6 +237,97 @@ static void crumbs(void **state)
 	close_door(&x);
 }
 
+/* ---- a flush beside another ----------------------------------------------------------------------- */
+
+static const struct store_ops *plain_ops;
+static atomic_bool inside_sync, let_go;
+static atomic_int sync_answer;
+
+static int held_sync(struct store *s)
+{
+	atomic_store(&inside_sync, true);
+	while (!atomic_load(&let_go))
+		usleep(200);
+	return atomic_load(&sync_answer) ? atomic_load(&sync_answer) : plain_ops->sync(s);
+}
+
+/* Two flushes, the first of which is held in the middle of its metadata. */
+static void two_flushes(struct fixture *x, struct io *io, int answer)
+{
+	static struct store_ops held;
+	struct store *s = vhd_disk_image(x->d, 0)->store;
+
+	plain_ops = s->ops;
+	held = *plain_ops;
+	held.sync = held_sync;
+	atomic_store(&inside_sync, false);
+	atomic_store(&let_go, false);
+	atomic_store(&sync_answer, answer);
+	io_init(&io[0], VHD_REQ_WRITE, SP_MIB(5));
+	vhd_queue_submit(x->q, &io[0].req);
+	expect_all(x, io, 1, 0);
+
+	s->ops = &held;
+	for (unsigned i = 1; i < 3; i++) {
+		io_init(&io[i], VHD_REQ_FLUSH, 0);
+		io[i].req.len = 0;
+		vhd_queue_submit(x->q, &io[i].req);
+		vhd_queue_kick(x->q);
+		while (i == 1 && !atomic_load(&inside_sync))
+			usleep(200);
+	}
+	for (unsigned i = 0; i < 100; i++) {
+		usleep(500);
+		vhd_queue_poll(x->q);
+	}
+}
+
+/* The metadata of the first write is on its way: a second flush cannot be over before it has arrived. */
+static void no_flush_overtakes(void **state)
+{
+	struct io *io = calloc(3, sizeof(*io));
+	struct fixture x;
+
+	open_door(&x, *state, 8);
+	two_flushes(&x, io, 0);
+	assert_int_equal(io[1].calls, 0);
+	assert_int_equal(io[2].calls, 0);
+	atomic_store(&let_go, true);
+	expect_all(&x, io, 3, 0);
+	vhd_disk_image(x.d, 0)->store->ops = plain_ops;
+	close_door(&x);
+	free(io);
+}
+
+/* The kernel tells one of two that a write was lost: neither may succeed, nor any later one. */
+static void a_lost_write_is_everybodys(void **state)
+{
+	struct io *io = calloc(4, sizeof(*io));
+	struct fixture x;
+
+	open_door(&x, *state, 8);
+	two_flushes(&x, io, -EIO);
+	atomic_store(&let_go, true);
+	while (vhd_queue_inflight(x.q) > 0)
+		assert_true(vhd_queue_wait(x.q, 1) >= 0);
+	vhd_disk_image(x.d, 0)->store->ops = plain_ops;
+	io_init(&io[3], VHD_REQ_FLUSH, 0);
+	io[3].req.len = 0;
+	vhd_queue_submit(x.q, &io[3].req);
+	while (vhd_queue_inflight(x.q) > 0)
+		assert_true(vhd_queue_wait(x.q, 1) >= 0);
+	for (unsigned i = 1; i < 4; i++)
+		assert_int_equal(io[i].res, -EIO);
+	assert_int_equal(vhd_disk_poisoned(x.d), -EIO);
+	vhd_queue_free(x.q);
+	assert_int_equal(vhd_disk_close(x.d, NULL), -EIO);
+	assert_int_equal(store_folder_unlink(x.f, "disk"), 0);
+	store_folder_close(x.f);
+	*strrchr(x.path, '/') = '\0';
+	assert_int_equal(rmdir(x.path), 0);
+	free(io);
+}
+
 static const struct door doors[] = {
 	{ "host file, io_uring, raw", true, 0, VHD_FORMAT_RAW },
 	{ "host file, io_uring, vhdx", true, 0, VHD_FORMAT_VHDX },
@@ -253,7 +345,12 @@ int main(void)
 		{ "crumbs", crumbs },
 	};
 	static char names[SP_ARRAY_SIZE(what) * SP_ARRAY_SIZE(doors)][80];
-	struct CMUnitTest tests[SP_ARRAY_SIZE(names)];
+	static const struct { const char *name; CMUnitTestFunction run; } two[] = {
+		{ "no flush overtakes another", no_flush_overtakes },
+		{ "a lost write is everybody's", a_lost_write_is_everybodys },
+	};
+	static char two_names[SP_ARRAY_SIZE(two) * 2][80];
+	struct CMUnitTest tests[SP_ARRAY_SIZE(names) + SP_ARRAY_SIZE(two_names)];
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < SP_ARRAY_SIZE(what); i++) {
@@ -261,6 +358,12 @@ int main(void)
 			snprintf(names[n], sizeof(names[n]), "%s (%s)", what[i].name, doors[k].name);
 			tests[n] = (struct CMUnitTest){ names[n], what[i].run, NULL, NULL, (void *)(uintptr_t)&doors[k] };
 		}
+	}
+	for (unsigned i = 0; i < SP_ARRAY_SIZE(two_names); i++, n++) {	/* formats with metadata, on a host file */
+		const struct door *door = &doors[1 + i % 2];
+
+		snprintf(two_names[i], sizeof(two_names[i]), "%s (%s)", two[i / 2].name, door->name);
+		tests[n] = (struct CMUnitTest){ two_names[i], two[i / 2].run, NULL, NULL, (void *)(uintptr_t)door };
 	}
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
