@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-2-Clause
-# All tests: under ASan and UBSan, then the threaded ones under TSan. Goes on after a failure, so that the closing line
-# counts everything; the exit status tells whether all passed.
+# All tests: under ASan and UBSan, then the threaded ones under TSan, then a minute of fuzzing for each target
+# (SPINDLE_FUZZ_SECONDS; 0 leaves it out). Goes on after a failure, so that the closing line counts everything; the exit
+# status tells whether all passed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -33,6 +34,11 @@ configure build-check -Dwerror=true -Db_sanitize=address,undefined -Db_lundef=fa
 	ninja -C build-check && run build-check || status=1
 configure build-tsan -Dwerror=true -Dsanitize_threads=true -Dtools=false &&
 	run build-tsan --suite threads || status=1
+folders=(build-check build-tsan)
+if [ "${SPINDLE_FUZZ_SECONDS:-60}" -gt 0 ]; then
+	tests/fuzz/run.sh || status=1
+	folders+=(build-fuzz)
+fi
 
-tests/sum.py build-check build-tsan || status=1
+tests/sum.py "${folders[@]}" || status=1
 exit $status

@@ -63,7 +63,8 @@ static void log_fields(struct list *l, struct store *s, struct fz_seed *seed)
 			continue;
 		seed->log_used = at + VHDX_LOG_SECTOR;
 		add_row(l, entry, "44448" "44" "g88");
-		add_array(l, entry + 64, (unsigned)sp_min(le32_get(d.descriptor_count), 8), VHDX_LOG_DESC_SIZE, "44888");
+		add_array(l, entry + 64, (unsigned)sp_min(le32_get(d.descriptor_count), 8), VHDX_LOG_DESC_SIZE,
+			  "44888");
 		add_row(l, entry + VHDX_LOG_SECTOR, "44");
 	}
 }
@@ -91,9 +92,11 @@ static void metadata_fields(struct list *l, struct store *s, const struct vhdx_r
 		return;
 	add_array(l, region->offset + 32, md.count + 1, 32, "g4444");
 	for (unsigned i = 0; i < md.count; i++) {
-		if (md.item[i].length <= 16)
-			add_row(l, md.item[i].offset, md.item[i].length == 8 ? "44" : md.item[i].length == 4 ? "4" : "g");
-		if (md.item[i].length == 8)
+		uint32_t length = md.item[i].length;
+
+		if (length <= 16)
+			add_row(l, md.item[i].offset, length == 8 ? "44" : length == 4 ? "4" : "g");
+		if (length == 8)	/* two numbers or one */
 			add(l, md.item[i].offset, 8);
 		if (sp_guid_equal(&md.item[i].guid, &VHDX_GUID_PARENT_LOCATOR))
 			locator_fields(l, s, &md.item[i]);

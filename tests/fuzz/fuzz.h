@@ -126,7 +126,7 @@ void fz_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn
 
 /* A store on a copy of file @file of the case; NULL when there is no such file. */
 struct store *fz_store(struct fz_case *c, unsigned file, bool writable);
-/* Maps the whole disk in a bounded number of steps and reads at the edges of what it finds. @ret_hash: of the answers. */
+/* Maps the disk in a bounded number of steps and reads at the edges of what it finds. @ret_hash: of the answers. */
 void fz_walk(struct vhd_disk *d, uint64_t *ret_hash);
 /* Maps one image the same way, checking what every place promises. */
 void fz_map_image(struct vhd_image *img);

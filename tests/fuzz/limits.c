@@ -7,7 +7,7 @@
 
 #include "tests/fuzz/fuzz.h"
 
-/* All files' pages (64 MiB each) and the engine together; and a VHDX log, of which 1 GiB may be and only data is read. */
+/* All files' pages (64 MiB each) and the engine together; and a VHDX log, which may have 1 GiB (mostly a hole here). */
 #define MEMORY_LIMIT ((int64_t)(1024 + 256) << 20)
 
 extern int __sanitizer_install_malloc_and_free_hooks(void (*on_malloc)(const volatile void *p, size_t n),

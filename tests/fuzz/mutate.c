@@ -194,6 +194,13 @@ static void add_op(struct fz_input *in, const struct fz_seed *seed)
 	add_record(in, (struct fz_record){ FZ_OP, (uint8_t)next(), offset, (uint16_t)(next() >> below(16)), NULL });
 }
 
+static void add_size(struct fz_input *in)
+{
+	uint64_t size = some_value(SP_MIB(below(64)), SP_MIB(8));
+
+	add_record(in, (struct fz_record){ FZ_SIZE, (uint8_t)next(), size, 0, NULL });
+}
+
 static void step(struct fz_input *in, const struct fz_target *t)
 {
 	const struct fz_seed *seed = fz_seed(t->seed[in->seed % t->seeds]);
@@ -210,7 +217,7 @@ static void step(struct fz_input *in, const struct fz_target *t)
 	else if (choice == 12)
 		move_record(in);
 	else if (choice == 13)
-		add_record(in, (struct fz_record){ FZ_SIZE, (uint8_t)next(), some_value(SP_MIB(below(64)), SP_MIB(8)), 0, NULL });
+		add_size(in);
 	else if (choice == 14)
 		add_record(in, in->record[below(in->records)]);
 	else

@@ -74,15 +74,18 @@ static void sync_entry(uint8_t *entry, uint32_t length, const struct vhdx_log_en
 }
 
 /* Reads or writes [at, at + len) of the log, which goes on at its start. */
-static int log_io(struct store *s, bool write, const struct vhdx_header_disk *h, uint8_t *buf, uint32_t at, uint32_t len)
+static int log_io(struct store *s, bool write, const struct vhdx_header_disk *h, uint8_t *buf, uint32_t at,
+		  uint32_t len)
 {
 	uint64_t offset = le64_get(h->log_offset);
 	uint32_t first = (uint32_t)sp_min(len, le32_get(h->log_length) - at);
 	int r = write ? store_write(s, buf, first, offset + at) : store_read(s, buf, first, offset + at);
 
-	if (r < 0 || first == len)
+	buf += first;
+	len -= first;
+	if (r < 0 || len == 0)
 		return r;
-	return write ? store_write(s, buf + first, len - first, offset) : store_read(s, buf + first, len - first, offset);
+	return write ? store_write(s, buf, len, offset) : store_read(s, buf, len, offset);
 }
 
 static void seal_entry(struct store *s, const struct vhdx_header_disk *h, uint32_t at, unsigned flags)
@@ -108,7 +111,8 @@ static void seal_log(struct fz_case *c, struct store *s, const struct vhdx_heade
 	uint64_t offset = le64_get(h->log_offset), size;
 	uint32_t length = le32_get(h->log_length);
 
-	if (length % VHDX_LOG_SECTOR || length > LOG_MAX || store_size(s, &size) < 0 || !sp_range_ok(offset, length, size))
+	if (length % VHDX_LOG_SECTOR || length > LOG_MAX || store_size(s, &size) < 0 ||
+	    !sp_range_ok(offset, length, size))
 		return;
 	length = (uint32_t)sp_min(length, c->seed->log_used);
 	for (uint32_t at = 0; at < length; at += VHDX_LOG_SECTOR)

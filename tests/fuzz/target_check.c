@@ -18,8 +18,8 @@ static void check(const struct vhd_format *f, struct store *s, struct vhd_report
 	if (r < 0)
 		ret->errors++;		/* memory or I/O: nothing is known */
 	fz_check(ret->findings <= ret->room && ret->findings <= ret->errors + ret->leaks + ret->warnings,
-		 "%zu findings told, %" PRIu64 " errors, %" PRIu64 " leaks, %" PRIu64 " warnings counted", ret->findings,
-		 ret->errors, ret->leaks, ret->warnings);
+		 "%zu findings told, %" PRIu64 " errors, %" PRIu64 " leaks, %" PRIu64 " warnings counted",
+		 ret->findings, ret->errors, ret->leaks, ret->warnings);
 }
 
 static int open_image(const struct vhd_format *f, struct store *s, struct sp_err *err)
@@ -56,7 +56,8 @@ static void repair(struct fz_case *c, const struct vhd_format *f)
 			must_open(c, f, "the check after a repair");
 		fz_check(f->repair(s, false, &second) < 0 || second.fixed == 0,
 			 "the second repair fixes %" PRIu64 " more, first \"%s: %s\"", second.fixed,
-			 second.findings ? second.finding[0].structure : "", second.findings ? second.finding[0].text : "");
+			 second.findings ? second.finding[0].structure : "",
+			 second.findings ? second.finding[0].text : "");
 	}
 	store_close(s);
 	vhd_report_fini(&first);

@@ -35,7 +35,8 @@ static void open_image(struct fz_case *c)
 	r = vhd_image_open(s, "leaf", f, 0, &img, &err);
 	fz_check(r <= 0, "open answers %d", r);
 	if (r < 0) {
-		fz_check(err.code == r && err.text[0], "open fails with %d and the story is \"%s\" (%d)", r, err.text, err.code);
+		fz_check(err.code == r && err.text[0], "open fails with %d and the story is \"%s\" (%d)", r, err.text,
+			 err.code);
 		return;
 	}
 	fz_map_image(img);

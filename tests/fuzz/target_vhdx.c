@@ -116,8 +116,8 @@ static void decode_locators(struct store *s, const struct vhdx_metadata *md)
 static void check_geometry(const struct vhdx_geometry *g)
 {
 	fz_check(g->virtual_size > 0 && g->virtual_size <= VHDX_MAX_SIZE, "virtual size %" PRIu64, g->virtual_size);
-	fz_check(sp_is_pow2(g->block_size) && g->block_size >= SP_MIB(1) && g->block_size <= SP_MIB(256), "block size %u",
-		 g->block_size);
+	fz_check(sp_is_pow2(g->block_size) && g->block_size >= SP_MIB(1) && g->block_size <= SP_MIB(256),
+		 "block size %u", g->block_size);
 	fz_check(g->blocks == sp_div_ceil(g->virtual_size, g->block_size), "%" PRIu64 " blocks", g->blocks);
 	fz_check(vhdx_payload_index(g, g->blocks - 1) < g->bat_entries, "the last block has no entry");
 }

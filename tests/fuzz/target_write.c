@@ -89,7 +89,8 @@ static void note(struct written *w, uint64_t offset, uint64_t len, int pattern)
 }
 
 /* False when nothing more can be promised: a write or flush failed. */
-static bool run_op(struct fz_case *c, struct vhd_disk **d, struct written *w, const struct fz_record *rec, uint8_t pattern)
+static bool run_op(struct fz_case *c, struct vhd_disk **d, struct written *w, const struct fz_record *rec,
+		   uint8_t pattern)
 {
 	enum op op = (enum op)((rec->file & 15) % OPS);
 	uint64_t size = vhd_disk_size(*d), offset, len;

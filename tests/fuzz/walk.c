@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Goes over an opened disk or image in a bounded number of steps, whatever size it claims, and holds every answer against
- * what the contract promises.
+ * Goes over an opened disk or image in a bounded number of steps, whatever size it claims, and holds every answer
+ * against what the contract promises.
  */
 #include <inttypes.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A differencing image with whatever text as its parent's path, put there behind the back of our own writer, which would
- * refuse most of them.
+ * A differencing image with whatever text as its parent's path, put there behind the back of our own writer, which
+ * would refuse most of them.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -219,10 +219,10 @@ static size_t vhdx_item(uint8_t *item, const char *linkage, const char *key, con
 /* The entry of the metadata table that holds the locator now names [ITEM_OFFSET, + length). */
 static void vhdx_move_item(struct store *s, uint64_t region, uint32_t length)
 {
-	for (unsigned i = 0; i < VHDX_METADATA_ENTRIES_MAX; i++) {
-		uint64_t at = region + sizeof(struct vhdx_metadata_table_disk) + i * sizeof(struct vhdx_metadata_entry_disk);
-		struct vhdx_metadata_entry_disk e;
+	uint64_t at = region + sizeof(struct vhdx_metadata_table_disk);
+	struct vhdx_metadata_entry_disk e;
 
+	for (unsigned i = 0; i < VHDX_METADATA_ENTRIES_MAX; i++, at += sizeof(e)) {
 		must(store_read(s, &e, sizeof(e), at));
 		if (!sp_guid_equal(&e.item_id, &VHDX_GUID_PARENT_LOCATOR))
 			continue;

@@ -368,7 +368,8 @@ static void make_proofs(const char *top, unsigned *index)
 
 		snprintf(path, sizeof(path), "%s/root/%s", top, self);
 		hostile_write_out(s, path);
-		printf("%s, proof %zu: with a wider root\t%s\t%s\t0\n", hostile_slot_name[proofs[i].slot], i, path, top);
+		printf("%s, proof %zu: with a wider root\t%s\t%s\t0\n", hostile_slot_name[proofs[i].slot], i, path,
+		       top);
 		store_close(s);
 		free(text);
 	}
