@@ -23,7 +23,7 @@
 #include "base/alloc.h"
 #include "base/bitmap.h"
 
-#define LEAF_PAGES	4096u		/* 16 MiB */
+#define LEAF_PAGES	2560u		/* 10 MiB: a 64 TiB image must live in 24 MiB, copies of a batch included */
 #define PARENT_PAGES	512u		/* chains may be a thousand layers deep */
 #define SLAB_PAGES	16u		/* page-aligned memory comes in slabs: single pages would cost twice as much */
 #define FIRST_BUCKETS	64u

@@ -13,8 +13,8 @@
  * none: until its payload arrives it reads zeros, as it did before. One sync then covers payload and log.
  *
  * A batch of more than 126 descriptors takes several entries, and a crash may keep any prefix of them. So each prefix
- * is a valid image: bitmap pages first (nobody looks at bits before a block is in state 7), then BAT pages from the last
- * to the first: the slot of a chunk's bitmap block stands behind the entries of its blocks.
+ * is a valid image: bitmap pages first (nobody looks at bits before a block is in state 7), then BAT pages from the
+ * last to the first: the slot of a chunk's bitmap block stands behind the entries of its blocks.
  *
  * First write and end of an image's dirty life:
  *

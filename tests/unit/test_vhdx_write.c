@@ -361,7 +361,7 @@ static const struct grow_case {
 } grows[] = {
 	{ "dynamic, inside the last block", VHD_KIND_DYNAMIC, 3 * M + 512 * 9, 3 * M + 512 * 99, 2 << 20, false },
 	{ "dynamic, more blocks", VHD_KIND_DYNAMIC, 3 * M + 512 * 9, SP_MIB(40), 2 << 20, false },
-	{ "differencing, inside the last block", VHD_KIND_DIFFERENCING, 3 * M + 512 * 9, 3 * M + 512 * 99, 2 << 20, false },
+	{ "differencing, in the last block", VHD_KIND_DIFFERENCING, 3 * M + 512 * 9, 3 * M + 512 * 99, 2 << 20, false },
 	{ "differencing, more blocks", VHD_KIND_DIFFERENCING, 3 * M + 512 * 9, SP_MIB(40), 2 << 20, false },
 	{ "differencing, another chunk", VHD_KIND_DIFFERENCING, SP_MIB(4000) + 512, SP_MIB(4200), 2 << 20, false },
 	{ "dynamic, longer BAT", VHD_KIND_DYNAMIC, 3 * M + 512 * 9, SP_GIB(300), 1 << 20, true },
