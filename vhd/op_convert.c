@@ -15,6 +15,8 @@
 #include "vhd/op_workers.h"
 #include "vhd/ops_int.h"
 
+#define COPY_PIECE SP_KIB(512)		/* stays in the cache of the core between reading and writing */
+
 struct copy {
 	struct vhd_disk *source, *target;
 	struct op_walk walk;
@@ -68,18 +70,25 @@ static int copy_nonzero(struct copy *c, struct op_worker *w, size_t len, uint64_
 	return r;
 }
 
+static int copy_piece(struct copy *c, struct op_worker *w, uint64_t offset, size_t len)
+{
+	int r = vhd_disk_read(c->source, w->buffer, len, offset);
+
+	if (r < 0)
+		return sp_err_set(&w->err, r, "cannot read %zu bytes at %#" PRIx64 " of the source: %s", len, offset,
+				  strerror(-r));
+	return c->detect_zeroes ? copy_nonzero(c, w, len, offset) : copy_write(c, w, w->buffer, len, offset);
+}
+
 static int copy_stretch(struct copy *c, struct op_worker *w, uint64_t offset, uint64_t len)
 {
-	int r;
+	int r = 0;
 
 	if (SP_SEED_BUG(CONVERT_SKIP_LAST_PARTIAL) && len < OP_WINDOW)
 		len = sp_align_down(len, OP_GRAIN);
-	r = vhd_disk_read(c->source, w->buffer, len, offset);
-	if (r < 0)
-		return sp_err_set(&w->err, r, "cannot read %" PRIu64 " bytes at %#" PRIx64 " of the source: %s", len,
-				  offset, strerror(-r));
-	return c->detect_zeroes ? copy_nonzero(c, w, (size_t)len, offset)
-				: copy_write(c, w, w->buffer, (size_t)len, offset);
+	for (uint64_t done = 0; r == 0 && done < len; done += COPY_PIECE)
+		r = copy_piece(c, w, offset + done, (size_t)sp_min(len - done, COPY_PIECE));
+	return r;
 }
 
 static int copy_work(void *arg, struct op_worker *w, const struct op_window *win)
