@@ -78,7 +78,7 @@ static int cover(struct rebase *b, const uint8_t *zeros, uint64_t offset, size_t
 
 	for (size_t done = 0; r == 0 && done < len; done += (size_t)range.len) {
 		r = vhd_disk_map(b->disk, offset + done, len - done, &range);
-		if (r == 0 && range.layer != 0)
+		if (r == 0 && range.layer != 0 && !SP_SEED_BUG(REBASE_UNCOVERED_ZEROS))
 			r = vhd_disk_write(b->disk, zeros, (size_t)range.len, range.offset);
 	}
 	return r;
@@ -238,7 +238,7 @@ static int copy_and_switch(struct rebase *b, struct sp_err *err)
 		r = keep_identity(child, err);
 	if (r == 0)
 		r = copy_all(b, err);
-	if (r == 0 && !b->opts->dry_run && !SP_SEED_BUG(REBASE_NO_FLUSH)) {
+	if (r == 0 && !b->opts->dry_run) {
 		r = vhd_disk_flush(b->disk);
 		if (r < 0)
 			sp_err_set(err, r, "cannot flush %s: %s", b->name, strerror(-r));

@@ -92,8 +92,12 @@ struct vhd_merge_result {
 	char target[4096];		/* the image that now holds everything */
 };
 
-/* The topmost @layers of the chain of @path go into the layer below them. Crash-safe at every write; calling it again
- * after an interruption completes it. The chain stays readable under its old name throughout. */
+/*
+ * The topmost @layers of the chain of @path go into the layer below them, which then takes the name @path (with keep it
+ * stays where it is, and nothing is deleted). Crash-safe at every write: @path opens with the same content throughout.
+ * Calling it again after an interruption completes it; a VHDX chain whose merge was begun or kept goes on to the
+ * layer that was chosen then, whatever @layers says. Other children of the target are invalid afterwards.
+ */
 int vhd_merge(const char *path, const struct vhd_merge_opts *opts, struct sp_job *job, struct vhd_merge_result *ret,
 	      struct sp_err *err);
 
@@ -104,13 +108,18 @@ struct vhd_rebase_opts {
 	unsigned threads;
 };
 
-/* New parent for @path (NULL: none, becomes a dynamic image); safe mode first copies what would change. */
+/*
+ * New parent for @path (NULL: none, becomes a dynamic image); safe mode first copies what would change. What @path reads,
+ * and so its identity and its children, stay. In a dry run that succeeds @err tells what would be copied (code 0).
+ */
 int vhd_rebase(const char *path, const char *new_parent, const struct vhd_rebase_opts *opts, struct sp_job *job,
 	       struct sp_err *err);
 
 /*
  * Offline snapshots of the image the operator calls by @path: create moves the present content to
- * "<stem>.<name>.<ext>" and makes @path a differencing child of it, so that the name in use stays the leaf.
+ * "<stem>.<name>.<ext>" and makes @path a differencing child of it, so that the name in use stays the leaf. Only VHD and
+ * VHDX (-ENOTSUP otherwise), and only where the file system has hard links. Revert deletes the snapshots taken later than
+ * the one it goes back to. A dry run that succeeds puts into @err, with code 0, what would be done.
  */
 struct vhd_snapshot {
 	char name[256];
