@@ -109,17 +109,18 @@ struct vhd_rebase_opts {
 };
 
 /*
- * New parent for @path (NULL: none, becomes a dynamic image); safe mode first copies what would change. What @path reads,
- * and so its identity and its children, stay. In a dry run that succeeds @err tells what would be copied (code 0).
+ * New parent for @path (NULL: none, becomes a dynamic image); safe mode first copies what would change. What @path
+ * reads, and so its identity and its children, stay. In a dry run that succeeds @err tells what would be copied
+ * (code 0).
  */
 int vhd_rebase(const char *path, const char *new_parent, const struct vhd_rebase_opts *opts, struct sp_job *job,
 	       struct sp_err *err);
 
 /*
  * Offline snapshots of the image the operator calls by @path: create moves the present content to
- * "<stem>.<name>.<ext>" and makes @path a differencing child of it, so that the name in use stays the leaf. Only VHD and
- * VHDX (-ENOTSUP otherwise), and only where the file system has hard links. Revert deletes the snapshots taken later than
- * the one it goes back to. A dry run that succeeds puts into @err, with code 0, what would be done.
+ * "<stem>.<name>.<ext>" and makes @path a differencing child of it, so that the name in use stays the leaf. Only VHD
+ * and VHDX (-ENOTSUP otherwise), and only where the file system has hard links. Revert deletes the snapshots taken
+ * later than the one it goes back to. A dry run that succeeds puts into @err, with code 0, what would be done.
  */
 struct vhd_snapshot {
 	char name[256];
