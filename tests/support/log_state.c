@@ -37,7 +37,7 @@ static void need(int r)
 
 bool log_is_name_event(enum log_kind kind)
 {
-	return kind == LOG_CREATE || kind == LOG_RENAME || kind == LOG_UNLINK;
+	return kind >= LOG_CREATE && kind <= LOG_UNLINK;
 }
 
 size_t log_count(const struct store_log *log)
@@ -171,10 +171,11 @@ static void name_remove(struct log_state *s, const char *name)
 
 static void apply_name(struct log_state *s, const struct log_event *e)
 {
-	name_remove(s, e->name);
+	if (e->kind != LOG_LINK)
+		name_remove(s, e->name);
 	if (e->kind == LOG_UNLINK)
 		return;
-	if (e->kind == LOG_RENAME)
+	if (e->to)
 		name_remove(s, e->to);
 	s->name[s->names++] = (struct state_name){ .name = e->to ? e->to : e->name, .file = e->file };
 }
@@ -224,6 +225,16 @@ size_t log_state_follow(struct log_state *s, uint64_t seq)
 	return s->first;
 }
 
+/* Another name of the same file that is in the folder already. */
+static const char *earlier_name(const struct log_state *s, unsigned index)
+{
+	for (unsigned i = 0; i < index; i++) {
+		if (s->name[i].file == s->name[index].file)
+			return s->name[i].name;
+	}
+	return NULL;
+}
+
 struct store_folder *log_state_folder(const struct log_state *s)
 {
 	struct store_folder *f;
@@ -231,8 +242,13 @@ struct store_folder *log_state_folder(const struct log_state *s)
 	need(store_folder_mem(&f));
 	for (unsigned i = 0; i < s->names; i++) {
 		const struct state_file *file = &s->file[s->name[i].file];
+		const char *twin = earlier_name(s, i);
 		struct store *copy;
 
+		if (twin) {
+			need(store_folder_mem_put(f, s->name[i].name, store_folder_mem_get(f, twin)));
+			continue;
+		}
 		if (file->bytes)
 			need(store_mem_clone(file->bytes, &copy));
 		else

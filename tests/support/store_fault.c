@@ -193,6 +193,13 @@ static int folder_rename(struct store_folder *f, const char *from, const char *t
 	return r < 0 ? r : store_folder_rename(folder_of(f)->inner, from, to, replace);
 }
 
+static int folder_link(struct store_folder *f, const char *from, const char *to)
+{
+	int r = ask(folder_of(f)->plan, FAULT_NAMES);
+
+	return r < 0 ? r : store_folder_link(folder_of(f)->inner, from, to);
+}
+
 static int folder_unlink(struct store_folder *f, const char *name)
 {
 	int r = ask(folder_of(f)->plan, FAULT_NAMES);
@@ -215,7 +222,7 @@ static void folder_close(struct store_folder *f)
 }
 
 static const struct store_folder_ops folder_ops = {
-	.open = folder_open, .rename = folder_rename, .unlink = folder_unlink, .sync = folder_sync,
+	.open = folder_open, .rename = folder_rename, .link = folder_link, .unlink = folder_unlink, .sync = folder_sync,
 	.close = folder_close,
 };
 

@@ -338,18 +338,41 @@ static int folder_open(struct store_folder *f, const char *name, unsigned flags,
 	return r;
 }
 
+/* The event names the file it is about: a power cut may leave it under either name. */
+static size_t begin_moving(struct folder_logged *lf, enum log_kind kind, const char *from, const char *to, int *ret_r)
+{
+	size_t i = begin_name(&lf->log, kind, from, to);
+	struct store *s;
+
+	*ret_r = store_folder_open(lf->inner, from, 0, &s, NULL);
+	if (*ret_r == 0) {
+		lf->log.event[i].file = find_file(&lf->log, s);
+		store_close(s);
+	}
+	return i;
+}
+
 static int folder_rename(struct store_folder *f, const char *from, const char *to, bool replace)
 {
 	struct folder_logged *lf = lock_folder(f);
-	size_t i = begin_name(&lf->log, LOG_RENAME, from, to);
-	struct store *s;
-	int r = store_folder_open(lf->inner, from, 0, &s, NULL);
+	int r;
+	size_t i = begin_moving(lf, LOG_RENAME, from, to, &r);
 
-	if (r == 0) {
-		lf->log.event[i].file = find_file(&lf->log, s);
-		store_close(s);
+	if (r == 0)
 		r = store_folder_rename(lf->inner, from, to, replace);
-	}
+	finish(&lf->log, i, r);
+	pthread_mutex_unlock(&lf->log.lock);
+	return r;
+}
+
+static int folder_link(struct store_folder *f, const char *from, const char *to)
+{
+	struct folder_logged *lf = lock_folder(f);
+	int r;
+	size_t i = begin_moving(lf, LOG_LINK, from, to, &r);
+
+	if (r == 0)
+		r = store_folder_link(lf->inner, from, to);
 	finish(&lf->log, i, r);
 	pthread_mutex_unlock(&lf->log.lock);
 	return r;
@@ -400,7 +423,7 @@ static void folder_close(struct store_folder *f)
 }
 
 static const struct store_folder_ops folder_ops = {
-	.open = folder_open, .rename = folder_rename, .unlink = folder_unlink, .sync = folder_sync,
+	.open = folder_open, .rename = folder_rename, .link = folder_link, .unlink = folder_unlink, .sync = folder_sync,
 	.close = folder_close,
 };
 

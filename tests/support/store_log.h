@@ -18,7 +18,7 @@
 enum log_kind {
 	LOG_WRITE, LOG_PUNCH, LOG_ZERO, LOG_RESIZE,	/* on a file */
 	LOG_SYNC,
-	LOG_CREATE, LOG_RENAME, LOG_UNLINK,		/* on the folder */
+	LOG_CREATE, LOG_RENAME, LOG_LINK, LOG_UNLINK,	/* on the folder */
 	LOG_SYNC_DIR,
 	LOG_MARK,					/* put in by the test */
 };
@@ -31,7 +31,7 @@ struct log_event {
 	unsigned file;			/* the same number for one file, whatever its name */
 	uint64_t offset, len;		/* RESIZE: offset is the new size, len the old one */
 	uint8_t *data;			/* WRITE: len bytes */
-	char *name, *to;		/* CREATE, UNLINK, SYNC_DIR: name; RENAME: both. Normalised */
+	char *name, *to;		/* CREATE, UNLINK, SYNC_DIR: name; RENAME, LINK: both. Normalised */
 	uint64_t value;			/* MARK */
 	uint64_t begin, end;		/* sequence numbers: started, completed; LOG_NEVER: not yet */
 	uint64_t durable_at;		/* end of the sync that made it durable, or LOG_NEVER */

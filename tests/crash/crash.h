@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef SPINDLE_TESTS_CRASH_H
+#define SPINDLE_TESTS_CRASH_H
+/*
+ * crash - the power-cut simulator:
+ *
+ *   oracle.c	what a sector may read as
+ *   workload.c	what is going on when the power fails
+ *   cut.c	every state a cut could leave, opened and judged
+ *   crash.c	options and totals
+ */
+#include "store_log.h"
+#include "tests/crash/oracle.h"
+#include "rng.h"
+#include "vhd/disk_int.h"
+
+struct crash {
+	const struct workload *w;
+	uint64_t seed;
+	struct rng rng;
+	struct store_folder *folder;	/* plain during setup, recording during run */
+	struct store_log *log;		/* NULL during setup */
+	struct vhd_disk *disk;
+	struct oracle oracle;
+	uint32_t stamp;
+	/* budget and totals */
+	uint64_t states_wanted, states, nested, opened_again, qemu_wanted, qemu;
+	const char *qemu_file;
+};
+
+struct workload {
+	const char *name;
+	enum vhd_format_id format;
+	uint64_t size;
+	uint32_t block;
+	const char *leaf;		/* the name that must open after every cut */
+	bool may_be_absent;		/* ... or not exist at all */
+	bool settled;			/* contents never change: an operation on the chain is going on */
+	bool qemu;			/* qemu-img can judge the leaf */
+	void (*setup)(struct crash *c);
+	void (*run)(struct crash *c);
+	/* On a state that opened: finish what was interrupted; the content must still be the same. */
+	int (*finish)(struct crash *c, struct store_folder *f, struct sp_err *err);
+};
+
+extern const struct workload workloads[];
+extern const size_t workload_count;
+
+/* For workloads: the same on the disk and in the oracle. */
+void crash_open(struct crash *c, const char *leaf);
+void crash_close(struct crash *c);
+void crash_write(struct crash *c, uint64_t sector, uint64_t count);
+void crash_zero(struct crash *c, uint64_t sector, uint64_t count);
+void crash_discard(struct crash *c, uint64_t sector, uint64_t count);
+void crash_flush(struct crash *c);
+__attribute__((noreturn, format(printf, 2, 3))) void crash_fail(struct crash *c, const char *fmt, ...);
+
+/* cut.c: judges all cuts of what the log holds. */
+void crash_judge(struct crash *c);
+
+#endif
