@@ -225,16 +225,12 @@ int tool_parse_exit(const struct tool_verb *verb, int n)
 	return n == TOOL_HELPED ? 0 : verb->usage_exit;
 }
 
-struct vhd_open_opts tool_open_opts(const struct tool_look *look, const char *path)
+struct vhd_open_opts tool_open_opts(const struct tool_look *look)
 {
-	struct vhd_open_opts o = {
+	return (struct vhd_open_opts){
 		.flags = look->no_lock ? VHD_OPEN_NO_LOCK : 0,
 		.format = look->format, .image_root = look->image_root, .orphan = look->orphan,
 	};
-
-	if (o.format == VHD_FORMAT_AUTO)	/* when it fails, opening will say why */
-		(void)vhd_identify(path, &o.format, NULL);
-	return o;
 }
 
 /* ---- -o ------------------------------------------------------------------------------------------ */

@@ -80,8 +80,8 @@ int tool_parse(const struct tool_verb *verb, const struct tool_opt *opts, int ar
 /* Exit status after tool_parse() answered @n < 0. */
 int tool_parse_exit(const struct tool_verb *verb, int n);
 
-/* Options to open @path with. A file called .vhdx or .vhd without its signature is a damaged image, not a raw disk. */
-struct vhd_open_opts tool_open_opts(const struct tool_look *look, const char *path);
+/* Options to open an image with. */
+struct vhd_open_opts tool_open_opts(const struct tool_look *look);
 
 /* ---- "-o opt=value,...": what a new image is like ------------------------------------------------ */
 

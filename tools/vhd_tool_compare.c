@@ -18,7 +18,7 @@ static int open_disk(const char *path, struct tool_look look, enum vhd_format_id
 	int r;
 
 	look.format = format;
-	open = tool_open_opts(&look, path);
+	open = tool_open_opts(&look);
 	r = vhd_disk_open(path, &open, ret_disk, &err);
 	if (r < 0)
 		tool_fail(path, &err);

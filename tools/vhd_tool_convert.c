@@ -24,7 +24,7 @@ static int fill_opts(const struct convert_args *a, const char *source, const cha
 	const bool fill = a->sparse == 0;
 
 	*o = (struct vhd_convert_opts){
-		.source = tool_open_opts(&a->look, source),
+		.source = tool_open_opts(&a->look),
 		.target = {
 			.format = a->format ? a->format : tool_format_by_ending(target), .kind = a->how.kind,
 			.block_size = a->how.block_size, .log_size = a->how.log_size,

@@ -135,7 +135,7 @@ static int deliver(const char *path, const struct hash_args *a, const struct vhd
 
 static int hash_file(const char *path, const struct hash_args *a)
 {
-	struct vhd_open_opts open = tool_open_opts(&a->look, path);
+	struct vhd_open_opts open = tool_open_opts(&a->look);
 	struct vhd_hash hash = { 0 };
 	struct vhd_disk *d;
 	struct sp_err err = { 0 };

@@ -241,7 +241,7 @@ static void show_closed(const char *path, const struct info_args *a, const struc
 
 static int show_broken(const char *path, const struct info_args *a, const struct sp_err *err)
 {
-	struct vhd_open_opts open = tool_open_opts(&a->look, path);
+	struct vhd_open_opts open = tool_open_opts(&a->look);
 	struct vhd_disk *leaf;
 
 	open.flags |= VHD_OPEN_NO_PARENT;
@@ -273,7 +273,7 @@ int tool_info(const struct tool_verb *verb, int argc, char **argv)
 	n = tool_parse(verb, opts, argc, argv, 1, 1);
 	if (n < 0)
 		return tool_parse_exit(verb, n);
-	open = tool_open_opts(&a.look, argv[0]);
+	open = tool_open_opts(&a.look);
 	if (vhd_disk_open(argv[0], &open, &d, &err) < 0)
 		return show_broken(argv[0], &a, &err);
 	status = show_disk(argv[0], d, &a, NULL);

@@ -109,7 +109,7 @@ int tool_map(const struct tool_verb *verb, int argc, char **argv)
 	n = tool_parse(verb, opts, argc, argv, 1, 1);
 	if (n < 0)
 		return tool_parse_exit(verb, n);
-	open = tool_open_opts(&look, argv[0]);
+	open = tool_open_opts(&look);
 	r = vhd_disk_open(argv[0], &open, &p.disk, &err);
 	if (r == 0) {
 		size = vhd_disk_size(p.disk);

@@ -28,16 +28,16 @@ static int add_layer(struct vhd_disk *d, struct vhd_layer layer)
 	return 0;
 }
 
-static int leaf_format(struct store *s, const struct vhd_open_opts *o, const struct vhd_format **ret,
-		       struct sp_err *err)
+static int leaf_format(struct store *s, const char *path, const struct vhd_open_opts *o,
+		       const struct vhd_format **ret, struct sp_err *err)
 {
 	int r;
 
 	*ret = vhd_format_by_id(o->format);
 	if (*ret)
 		return 0;
-	r = vhd_format_probe(s, ret, err);
-	if (r == -EBADMSG) {	/* nothing we know by its signature */
+	r = vhd_format_detect(s, path, ret, err);
+	if (r == -EBADMSG) {	/* nothing we know by its signature or its name */
 		*ret = &vhd_format_raw;
 		if (err)
 			err->code = 0;
@@ -132,7 +132,7 @@ static int open_chain(struct vhd_disk *d, struct store *s, char *path, const str
 {
 	struct vhd_layer leaf = { .path = path };
 	const struct vhd_format *format;
-	int r = leaf_format(s, o, &format, err);
+	int r = leaf_format(s, path, o, &format, err);
 
 	if (r < 0) {
 		store_close(s);

@@ -48,15 +48,6 @@ struct vhd_check_opts {
 };
 
 /**
- * vhd_identify - which format a file has: by its signatures, else by the ending of its name (.vhd, .vhdx, .avhd,
- * .avhdx), else raw
- *
- * Opening with the answer instead of VHD_FORMAT_AUTO keeps an image whose signature is damaged from being taken for a
- * raw disk. Takes no lock. Returns 0 or what opening or reading the file failed with.
- */
-int vhd_identify(const char *path, enum vhd_format_id *ret_format, struct sp_err *err);
-
-/**
  * vhd_check_image - verify everything a careful reader can verify in one file
  * @path: given by the operator
  * @opts: NULL for defaults

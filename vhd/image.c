@@ -83,6 +83,33 @@ int vhd_format_probe(struct store *store, const struct vhd_format **ret_format, 
 	return 0;
 }
 
+/* An image whose signatures are the damage still has its name. */
+static const struct vhd_format *format_by_ending(const char *path)
+{
+	static const struct { const char *ending; const struct vhd_format *format; } endings[] = {
+		{ ".vhdx", &vhd_format_vhdx }, { ".avhdx", &vhd_format_vhdx },
+		{ ".vhd", &vhd_format_vhd1 },  { ".avhd", &vhd_format_vhd1 },
+	};
+	const char *dot = strrchr(path, '.');
+
+	for (size_t i = 0; dot && i < SP_ARRAY_SIZE(endings); i++)
+		if (strcasecmp(dot, endings[i].ending) == 0)
+			return endings[i].format;
+	return NULL;
+}
+
+int vhd_format_detect(struct store *store, const char *path, const struct vhd_format **ret_format, struct sp_err *err)
+{
+	const struct vhd_format *by_name;
+	int r = vhd_format_probe(store, ret_format, err);
+
+	by_name = r == -EBADMSG ? format_by_ending(path) : NULL;
+	if (!by_name)
+		return r;
+	*ret_format = by_name;
+	return 0;
+}
+
 static void image_free(struct vhd_image *img)
 {
 	for (unsigned i = 0; i < img->parent.paths; i++)

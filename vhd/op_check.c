@@ -3,56 +3,16 @@
 
 #include <errno.h>
 #include <string.h>
-#include <strings.h>
 
 #include "base/bytes.h"
 #include "vhd/image.h"
 
-/* An image whose signatures are the damage still has its name. */
-static const struct vhd_format *format_by_ending(const char *path)
-{
-	static const struct { const char *ending; const struct vhd_format *format; } endings[] = {
-		{ ".vhdx", &vhd_format_vhdx }, { ".avhdx", &vhd_format_vhdx },
-		{ ".vhd", &vhd_format_vhd1 },  { ".avhd", &vhd_format_vhd1 },
-	};
-	const char *dot = strrchr(path, '.');
-
-	for (size_t i = 0; dot && i < SP_ARRAY_SIZE(endings); i++)
-		if (strcasecmp(dot, endings[i].ending) == 0)
-			return endings[i].format;
-	return NULL;
-}
-
 static int choose_format(struct store *store, const char *path, enum vhd_format_id id,
 			 const struct vhd_format **ret_format, struct sp_err *err)
 {
-	int r;
-
-	if (id != VHD_FORMAT_AUTO) {
-		*ret_format = vhd_format_by_id(id);
-		return 0;
-	}
-	r = vhd_format_probe(store, ret_format, err);
-	if (r != -EBADMSG)
-		return r;
-	*ret_format = format_by_ending(path);
-	return *ret_format ? 0 : r;
-}
-
-int vhd_identify(const char *path, enum vhd_format_id *ret_format, struct sp_err *err)
-{
-	const struct vhd_format *format = NULL;
-	struct store *store;
-	int r;
-
-	r = store_file_open(path, STORE_NO_LOCK, &store, err);
-	if (r < 0)
-		return r;
-	r = choose_format(store, path, VHD_FORMAT_AUTO, &format, err);
-	store_close(store);
-	if (r < 0 && r != -EBADMSG)
-		return r;
-	*ret_format = r == 0 ? format->id : VHD_FORMAT_RAW;
+	if (id == VHD_FORMAT_AUTO)
+		return vhd_format_detect(store, path, ret_format, err);
+	*ret_format = vhd_format_by_id(id);
 	return 0;
 }
 
