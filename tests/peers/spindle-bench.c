@@ -3,8 +3,10 @@
  * spindle-bench - how fast one queue of the engine is. Prints one JSON object; tests/peers/bench.py runs it beside its
  * peers and prints ratios.
  *
- *   spindle-bench [--rw=randread|randwrite|read|write] [--bs=BYTES] [--qd=N] [--seconds=S | --ops=N]
- *		   [--flush-every=N] [--format=F] [--open-only] [--plain] FILE
+ *   spindle-bench [--rw=randread|randwrite|read|write] [--bs=BYTES] [--step=BYTES] [--seed=N] [--qd=N]
+ *		   [--seconds=S | --ops=N] [--flush-every=N] [--format=F] [--open-only] [--plain] FILE
+ *
+ * --step is the -S of "qemu-img bench": the same sequence of offsets, for a comparison of equals.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -21,14 +23,14 @@
 
 struct bench {
 	const char *rw, *file;
-	uint64_t bs, ops, flush_every;
+	uint64_t bs, step, ops, flush_every;
 	unsigned qd, seconds;
 	bool open_only, plain;
 	struct vhd_open_opts open;
 	/* running */
 	struct vhd_disk *disk;
 	struct vhd_queue *queue;
-	uint64_t units, next, issued, finished, rng, deadline, flushes;
+	uint64_t units, at, issued, finished, rng, deadline, flushes;
 	bool random, write, stop;
 	int failed;
 };
@@ -52,6 +54,16 @@ static uint64_t rnd(struct bench *b)
 	return b->rng;
 }
 
+static uint64_t next_offset(struct bench *b)
+{
+	uint64_t at = b->at, end = b->units * b->bs;
+
+	if (b->random)
+		return rnd(b) % b->units * b->bs;
+	b->at = (at + b->step) % end;
+	return sp_min(at, end - b->bs);
+}
+
 static bool over(struct bench *b)
 {
 	if (b->ops)
@@ -64,7 +76,6 @@ static bool over(struct bench *b)
 static void start(struct op *op)
 {
 	struct bench *b = op->b;
-	uint64_t unit;
 
 	if (b->failed || over(b))
 		return;
@@ -74,10 +85,9 @@ static void start(struct op *op)
 		return;
 	}
 	batch_left--;
-	unit = b->random ? rnd(b) % b->units : b->next++ % b->units;
 	b->issued++;
 	busy++;
-	op->req.offset = unit * b->bs;
+	op->req.offset = next_offset(b);
 	vhd_queue_submit(b->queue, &op->req);
 }
 
@@ -166,7 +176,7 @@ static int run_plain(struct bench *b)
 	int r = mem ? 0 : -ENOMEM;
 
 	while (r == 0 && (b->ops ? b->finished < b->ops : (b->finished & 63) || sp_env_monotonic_ns() < b->deadline)) {
-		uint64_t at = (b->random ? rnd(b) % b->units : b->next++ % b->units) * b->bs;
+		uint64_t at = next_offset(b);
 
 		r = b->write ? vhd_disk_write(b->disk, mem, b->bs, at) : vhd_disk_read(b->disk, mem, b->bs, at);
 		b->finished++;
@@ -203,7 +213,8 @@ static int parse(struct bench *b, int argc, char **argv)
 	static const struct option options[] = {
 		{ "rw", 1, NULL, 'r' }, { "bs", 1, NULL, 'b' }, { "qd", 1, NULL, 'q' }, { "seconds", 1, NULL, 's' },
 		{ "ops", 1, NULL, 'n' }, { "flush-every", 1, NULL, 'f' }, { "format", 1, NULL, 'F' },
-		{ "open-only", 0, NULL, 'o' }, { "plain", 0, NULL, 'p' }, { 0 },
+		{ "step", 1, NULL, 'S' },
+		{ "seed", 1, NULL, 'R' }, { "open-only", 0, NULL, 'o' }, { "plain", 0, NULL, 'p' }, { 0 },
 	};
 	int opt;
 
@@ -211,6 +222,8 @@ static int parse(struct bench *b, int argc, char **argv)
 		switch (opt) {
 		case 'r': b->rw = optarg; break;
 		case 'b': b->bs = strtoull(optarg, NULL, 0); break;
+		case 'S': b->step = strtoull(optarg, NULL, 0); break;
+		case 'R': b->rng += strtoull(optarg, NULL, 0) * 0x9e3779b97f4a7c15u; break;
 		case 'q': b->qd = (unsigned)strtoul(optarg, NULL, 0); break;
 		case 's': b->seconds = (unsigned)strtoul(optarg, NULL, 0); break;
 		case 'n': b->ops = strtoull(optarg, NULL, 0); break;
@@ -227,6 +240,7 @@ static int parse(struct bench *b, int argc, char **argv)
 	if (optind != argc - 1 || b->bs == 0 || b->qd == 0)
 		return -1;
 	b->file = argv[optind];
+	b->step = b->step ? b->step : b->bs;
 	b->write = strstr(b->rw, "write") != NULL;
 	b->random = strncmp(b->rw, "rand", 4) == 0;
 	if (b->write)
@@ -242,8 +256,8 @@ int main(int argc, char **argv)
 	int r;
 
 	if (parse(&b, argc, argv) < 0) {
-		fprintf(stderr, "usage: spindle-bench [--rw=MODE] [--bs=BYTES] [--qd=N] [--seconds=S|--ops=N] "
-				"[--flush-every=N] [--format=F] [--open-only] [--plain] FILE\n");
+		fprintf(stderr, "usage: spindle-bench [--rw=MODE] [--bs=BYTES] [--step=BYTES] [--seed=N] [--qd=N] "
+				"[--seconds=S|--ops=N] [--flush-every=N] [--format=F] [--open-only] [--plain] FILE\n");
 		return 2;
 	}
 	t0 = sp_env_monotonic_ns();

@@ -1,0 +1,717 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-2-Clause
+"""Times the engine beside its peers and prints ratios; docs/benchmarks.md tells what each row means.
+
+usage: bench.py BUILD_DIR [--quick] [--only ROW]... [--where tmpfs|disk]... [--json FILE]
+
+Ours and the peer take turns, so that what else the machine does hits both. Every figure is a median. All files live in
+one folder per place and go away at the end, whatever happens. Exit status 1 when a measurement broke, not when a goal
+was missed.
+"""
+import argparse
+import datetime
+import json
+import os
+import platform
+import random
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+PACKAGES = {'fio': 'fio', 'qemu-img': 'qemu-utils', 'qemu-storage-daemon': 'qemu-system-common or qemu-utils',
+            'vhdimount': 'libvhdi-utils', 'fusermount3': 'fuse3'}
+
+
+class Skip(Exception):
+    """A row, or a part of it, that cannot be measured here; the text says why."""
+
+
+# ---- running programs ---------------------------------------------------------------------------------
+
+
+class Run:
+    """What a finished program cost and said."""
+
+    def __init__(self, seconds, cpu, rss_kib, out):
+        self.seconds, self.cpu, self.rss_kib, self.out = seconds, cpu, rss_kib, out
+
+
+def run(argv):
+    """Runs a command to its end; RuntimeError with what it said when it fails."""
+    with tempfile.TemporaryFile() as said:
+        start = time.monotonic()
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        out = said.read().decode(errors='replace')
+    if process.returncode != 0:
+        raise RuntimeError('%s: exit status %d: %s' % (shlex.join(argv), process.returncode, out.strip()[-500:]))
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, out)
+
+
+def json_in(text):
+    """The JSON object in what a program printed, warnings before it or not."""
+    return json.loads(text[text.index('{'):])
+
+
+def need(*programs):
+    missing = [p for p in programs if not shutil.which(p)]
+    if missing:
+        raise Skip(', '.join('%s is not installed (package %s)' % (p, PACKAGES[p]) for p in missing))
+
+
+# ---- figures ------------------------------------------------------------------------------------------
+
+
+class Side:
+    """One side of a comparison: a command, and how to get (figure, units of work done) out of a run of it."""
+
+    def __init__(self, argv, figure, before=None, name=None):
+        self.argv, self.figure, self.before = argv, figure, before
+        self.name = name or os.path.basename(argv[0])
+        self.values, self.cpu = [], []      # cpu: seconds of processor time per unit of work
+
+    def once(self):
+        if self.before:
+            self.before()
+        done = run(self.argv)
+        value, work = self.figure(done)
+        self.values.append(value)
+        self.cpu.append(done.cpu / work)
+
+    def median(self):
+        return statistics.median(self.values)
+
+    def report(self):
+        return {'name': self.name, 'median': self.median(), 'runs': self.values, 'cpu-seconds-per-unit': self.cpu,
+                'command': shlex.join(self.argv)}
+
+
+class Bench:
+    """What the rows share: settings, places, results."""
+
+    def __init__(self, args):
+        self.args = args
+        self.build = os.path.abspath(args.build)
+        self.tool = os.path.join(self.build, 'tools/vhd-tool')
+        self.queue = os.path.join(self.build, 'tests/peers/spindle-bench')
+        self.mount = os.path.join(self.build, 'fuse/vhd-mount')
+        self.quick = args.quick
+        self.runs = 3 if args.quick else 5
+        self.seconds = 1 if args.quick else 3
+        self.results, self.skipped, self.broken = [], [], []
+        self.row = self.where = self.dir = None
+        self.shown = None
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def room(self, size):
+        free = shutil.disk_usage(self.dir).free
+        if self.where == 'tmpfs':   # its pages are memory, which may be short before the file system is
+            with open('/proc/meminfo', encoding='ascii') as f:
+                free = min(free, next(int(l.split()[1]) << 10 for l in f if l.startswith('MemAvailable:')))
+        if free < size * 1.1:
+            raise Skip('%s has %.1f GiB free, %.1f are needed' % (self.dir, free / GIB, size * 1.1 / GIB))
+
+    def heading(self):
+        title = '%s, %s' % (self.row, self.where)
+        if self.shown != title:
+            print('\n== %s' % title)
+            self.shown = title
+
+    def show(self, side):
+        print('   $ %s' % shlex.join(side.argv))
+
+    def compare(self, what, ours, peer, goal=None, unit='IO/s', runs=None):
+        """Both sides in turns; more is better unless the unit is seconds."""
+        self.heading()
+        print(' - %s' % what)
+        self.show(ours)
+        self.show(peer)
+        for _ in range(runs or self.runs):
+            ours.once()
+            peer.once()
+        a, b = ours.median(), peer.median()
+        ratio = b / a if unit == 's' else a / b
+        self.add(what, unit, ours.report(), peer.report(), ratio, goal)
+        print('   %s, %s %s: ratio %.2f%s; processor time for the same work %.2f' % (
+            number(a, unit), peer.name, number(b, unit), ratio, verdict(self.results[-1]), cpu_ratio(ours, peer)))
+
+    def limit(self, what, side, goal, unit, runs=None):
+        """A figure that has a ceiling of its own instead of a peer."""
+        self.heading()
+        print(' - %s' % what)
+        self.show(side)
+        for _ in range(runs or self.runs):
+            side.once()
+        self.add(what, unit, side.report(), None, None, goal)
+        print('   %s%s' % (number(side.median(), unit), verdict(self.results[-1])))
+
+    def add(self, what, unit, ours, peer, ratio, goal):
+        reached = None
+        if goal is not None:
+            reached = ours['median'] <= goal if peer is None else ratio >= goal
+        self.results.append({'row': self.row, 'where': self.where, 'what': what, 'unit': unit, 'ours': ours,
+                             'peer': peer, 'ratio': ratio, 'goal': goal, 'reached': reached})
+        sys.stdout.flush()
+
+    def part(self, measure, *args):
+        """Runs a part of a row; what stops it does not stop the others."""
+        try:
+            measure(*args)
+        except Skip as why:
+            self.heading()
+            print(' - skipped: %s' % why)
+            self.skipped.append({'row': self.row, 'where': self.where, 'why': str(why)})
+        except (RuntimeError, ValueError, OSError) as error:
+            self.heading()
+            print(' - broken: %s' % error)
+            self.broken.append({'row': self.row, 'where': self.where, 'why': str(error)})
+        sys.stdout.flush()
+
+
+def cpu_ratio(ours, peer):
+    """Our processor time for the same work, as a part of the peer's. A server's time is not in it, only its client's."""
+    theirs = statistics.median(peer.cpu)
+    return statistics.median(ours.cpu) / theirs if theirs else float('nan')
+
+
+def number(value, unit):
+    if unit == 's':
+        return '%.3f s' % value
+    if unit == 'ms':
+        return '%.2f ms' % value
+    if unit == 'KiB':
+        return '%.1f MiB' % (value / 1024)
+    return '%s %s' % ('{:,.0f}'.format(value), unit)
+
+
+def verdict(result):
+    goal = result['goal']
+    if goal is None:
+        return ''
+    text = ('goal >= %g' % goal) if result['peer'] else 'goal <= %s' % number(goal, result['unit'])
+    return ' (%s: %s)' % (text, 'reached' if result['reached'] else 'MISSED')
+
+
+# ---- sides --------------------------------------------------------------------------------------------
+
+
+def spindle_figure(done):
+    said = json_in(done.out)
+    return said['iops'], said['ops']
+
+
+def spindle(bench, image, **options):
+    argv = [bench.queue] + ['--%s=%s' % (k.replace('_', '-'), v) for k, v in options.items()] + [image]
+    return Side(argv, spindle_figure, name='spindle')
+
+
+def timed(bench, image, rw):
+    return spindle(bench, image, rw=rw, bs=4096, qd=32, seconds=bench.seconds)
+
+
+def fio_figure(done):
+    job = json_in(done.out)['jobs'][0]
+    return job['read']['iops'] + job['write']['iops'], job['read']['total_ios'] + job['write']['total_ios']
+
+
+def fio_uring(bench, raw, rw, size):
+    """As fast as fio can be made: no clock per operation, no map of visited blocks, no dropping of caches before."""
+    return Side(['fio', '--name=peer', '--filename=' + raw, '--ioengine=io_uring', '--fixedbufs', '--registerfiles',
+                 '--iodepth=32', '--bs=4k', '--rw=' + rw, '--size=%d' % size, '--time_based',
+                 '--runtime=%d' % bench.seconds, '--norandommap', '--gtod_reduce=1', '--invalidate=0',
+                 '--output-format=json'], fio_figure, name='fio')
+
+
+def qemu_seconds(done):
+    for line in done.out.splitlines():
+        if line.startswith('Run completed in '):
+            return float(line.split()[3])
+    raise RuntimeError('qemu-img bench said no time: ' + done.out)
+
+
+def qemu_bench(image, fmt, count, bs, step, write, aio, flush=0):
+    argv = ['qemu-img', 'bench', '-f', fmt, '-t', 'writeback', '-i', aio, '-d', '32', '-c', str(count), '-s', str(bs),
+            '-S', str(step)] + (['-w'] if write else []) + (['--flush-interval=%d' % flush] if flush else []) + [image]
+    return Side(argv, lambda r: (count / qemu_seconds(r), count), name='qemu-img bench')
+
+
+def fastest_aio(image, fmt, bs, step, write):
+    """Which of qemu's two ways is faster here: the peer shall be at its best."""
+    speed = {}
+    for aio in ('io_uring', 'threads'):
+        side = qemu_bench(image, fmt, 20000, bs, step, write, aio)
+        side.once()
+        side.once()
+        speed[aio] = max(side.values)
+    return max(speed, key=speed.get), max(speed.values())
+
+
+# ---- making images ------------------------------------------------------------------------------------
+
+
+def create(bench, image, *options):
+    run([bench.tool, 'create', '-q', *options, image[0], *image[1:]])
+
+
+def full_image(bench, name, size):
+    """A dynamic image whose every block holds data."""
+    path = bench.path(name)
+    create(bench, (path, str(size)))
+    run([bench.queue, '--rw=write', '--bs=%d' % MIB, '--qd=8', '--ops=%d' % (size // MIB), path])
+    return path
+
+
+def raw_file(bench, name, size, part=1.0):
+    """Incompressible data in extents of 64 KiB to 4 MiB that cover @part of the file, holes between them."""
+    path = bench.path(name)
+    rng = random.Random(size)
+    pool = os.urandom(4 * MIB)
+    with open(path, 'wb', buffering=0) as f:
+        f.truncate(size)
+        at = 0
+        while at < size:
+            length = min(rng.randrange(1, 65) * 64 * KIB, size - at)
+            os.pwrite(f.fileno(), pool[:length], at)
+            at += length
+            if part < 1:
+                at += int(length * (1 - part) / part) // 4096 * 4096
+    return path
+
+
+def settle(*paths):
+    """Written to the medium and read once: every run then meets the same state."""
+    for path in paths:
+        with open(path, 'rb', buffering=0) as f:
+            os.fsync(f.fileno())
+            while f.read(4 * MIB):
+                pass
+
+
+def remove(*paths):
+    for path in paths:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+
+
+# ---- row: random I/O ----------------------------------------------------------------------------------
+
+SCATTER = 162017 * 4096     # odd number of 4 KiB cells, about 0.618 GiB: visits all of a power of two, never near
+
+
+def row_random(bench):
+    size = 256 * MIB if bench.quick else GIB
+    bench.room(2 * size)
+    image, raw = full_image(bench, 'random.vhdx', size), raw_file(bench, 'random.raw', size)
+    settle(image, raw)
+    for rw in ('randread', 'randwrite'):
+        bench.part(random_fio, bench, image, raw, rw, size)
+        bench.part(random_qemu, bench, image, rw)
+
+
+def random_fio(bench, image, raw, rw, size):
+    need('fio')
+    bench.compare('4 KiB %s QD32, fio on raw' % rw, timed(bench, image, rw), fio_uring(bench, raw, rw, size), 0.85)
+
+
+def random_qemu(bench, image, rw):
+    need('qemu-img')
+    write = rw == 'randwrite'
+    step = SCATTER % os.path.getsize(image)
+    aio, speed = fastest_aio(image, 'vhdx', 4096, step, write)
+    peer = qemu_bench(image, 'vhdx', max(20000, int(speed * bench.seconds)), 4096, step, write, aio)
+    ours = spindle(bench, image, rw='write' if write else 'read', bs=4096, step=step, qd=32, seconds=bench.seconds)
+    bench.compare('4 KiB scattered %s QD32, qemu on the same VHDX' % rw[4:], ours, peer, 3)
+
+
+# ---- row: chain ---------------------------------------------------------------------------------------
+
+LAYERS = 64
+
+
+def make_chain(bench, name, size, spread):
+    """LAYERS images; with @spread, each child overwrites one cell of 64 at random."""
+    paths = [full_image(bench, name + '-00.vhdx', size)]
+    for n in range(1, LAYERS):
+        paths.append(bench.path('%s-%02d.vhdx' % (name, n)))
+        create(bench, (paths[-1],), '-b', paths[-2])
+        if spread:
+            run([bench.queue, '--rw=randwrite', '--bs=4096', '--qd=32', '--seed=%d' % n,
+                 '--ops=%d' % (size // 4096 // LAYERS), paths[-1]])
+    return paths
+
+
+def row_chain(bench):
+    size = 256 * MIB if bench.quick else GIB
+    bench.room(4 * size)
+    one = full_image(bench, 'one.vhdx', size)
+    spread = make_chain(bench, 'spread', size, True)
+    settle(one, *spread)
+    bench.part(chain_reads, bench, spread[-1], one, 'data in all layers')
+    bench.part(chain_writes, bench, spread[-1], one, size)
+    remove(*spread)
+    below = make_chain(bench, 'below', size, False)
+    settle(below[0])
+    bench.part(chain_reads, bench, below[-1], one, 'all data in the base')
+    remove(one, *below)
+
+
+def chain_reads(bench, leaf, one, what):
+    peer = timed(bench, one, 'randread')
+    peer.name = 'one layer'
+    bench.compare('4 KiB randread QD32, %d layers, %s' % (LAYERS, what), timed(bench, leaf, 'randread'), peer, 0.9)
+
+
+def chain_writes(bench, leaf, one, size):
+    """First into cells that the leaf does not hold yet (a new bitmap bit each), then where it holds them."""
+    peer = timed(bench, one, 'randwrite')
+    peer.name = 'one layer'
+    ours = spindle(bench, leaf, rw='randwrite', bs=4096, qd=32, seed=99, ops=size // 4096 // 8)
+    bench.compare('4 KiB randwrite QD32, %d layers, first write of a cell' % LAYERS, ours, peer, runs=1)
+    run([bench.queue, '--rw=write', '--bs=%d' % MIB, '--qd=8', '--ops=%d' % (size // MIB), leaf])
+    peer = timed(bench, one, 'randwrite')
+    peer.name = 'one layer'
+    bench.compare('4 KiB randwrite QD32, %d layers, allocated' % LAYERS, timed(bench, leaf, 'randwrite'), peer, 0.9)
+
+
+# ---- row: allocating writes ---------------------------------------------------------------------------
+
+
+def row_allocate(bench):
+    need('qemu-img')
+    size = 256 * MIB if bench.quick else 2 * GIB
+    bench.room(size)
+    for fmt, name, goal in (('vhdx', 'vhdx', 2), ('vhd', 'vpc', 4)):
+        bench.part(allocate_stride, bench, fmt, name, size, 64 * KIB, 'in order', goal)
+        bench.part(allocate_stride, bench, fmt, name, size, 64 * KIB * 10007, 'scattered', goal)
+
+
+def allocate_stride(bench, fmt, qemu_name, size, step, what, goal):
+    """Every run begins with a fresh image, the same for both sides."""
+    image, count = bench.path('allocate.' + fmt), size // (64 * KIB) // 2
+    step = step % size
+
+    def fresh():
+        create(bench, (image, str(size)), '--force')
+        os.sync()
+
+    fresh()
+    aio = 'threads'
+    speed = {}
+    for way in ('io_uring', 'threads'):
+        side = qemu_bench(image, qemu_name, count // 4, 64 * KIB, step, True, way, 64)
+        side.before = fresh
+        side.once()
+        speed[way] = side.values[0]
+    aio = max(speed, key=speed.get)
+    ours = spindle(bench, image, rw='write', bs=64 * KIB, step=step, qd=32, ops=count, flush_every=64)
+    peer = qemu_bench(image, qemu_name, count, 64 * KIB, step, True, aio, 64)
+    ours.before = peer.before = fresh
+    bench.compare('64 KiB first writes %s, flush every 64, %s' % (what, fmt.upper()), ours, peer, goal)
+    remove(image)
+
+
+# ---- row: convert -------------------------------------------------------------------------------------
+
+
+def row_convert(bench):
+    need('qemu-img')
+    size = 2 * GIB if bench.quick else 8 * GIB
+    bench.room(size)    # a quarter of it is data, in three formats and a target
+    files = {'raw': raw_file(bench, 'disk.raw', size, 0.25)}
+    for fmt in ('vhdx', 'vhd'):
+        files[fmt] = bench.path('disk.' + fmt)
+        run([bench.tool, 'convert', '-q', files['raw'], files[fmt]])
+    settle(*files.values())
+    for source, target in (('raw', 'vhdx'), ('vhdx', 'raw'), ('raw', 'vhd'), ('vhd', 'raw'), ('vhdx', 'vhd'),
+                           ('vhd', 'vhdx')):
+        bench.part(convert, bench, files, source, target)
+    remove(*files.values())
+
+
+def wall(done):
+    return done.seconds, 1
+
+
+def convert(bench, files, source, target):
+    names = {'raw': 'raw', 'vhdx': 'vhdx', 'vhd': 'vpc'}
+    out = bench.path('out.' + target)
+
+    def clean():
+        remove(out)
+        if bench.where == 'disk':
+            os.sync()
+
+    size_exact = ['-o', 'force_size=on'] if target == 'vhd' else []
+    ours = Side([bench.tool, 'convert', '-q', files[source], out], wall, clean, 'spindle')
+    peer = Side(['qemu-img', 'convert', '-W', '-m', '16', '-f', names[source], '-O', names[target], *size_exact,
+                 files[source], out], wall, clean, 'qemu-img')
+    bench.compare('convert %s to %s' % (source, target), ours, peer, 1.5, 's')
+    if bench.where == 'disk':   # both end with everything on the medium
+        ours = Side(ours.argv, ours.figure, clean, 'spindle')
+        peer = Side(peer.argv[:2] + ['-t', 'writeback'] + peer.argv[2:], peer.figure, clean, 'qemu-img, flushing')
+        bench.compare('convert %s to %s, qemu flushing as we do' % (source, target), ours, peer, None, 's')
+    remove(out)
+
+
+# ---- row: sizes ---------------------------------------------------------------------------------------
+
+
+def row_empty(bench):
+    source, out = bench.path('empty.vhdx'), bench.path('empty.raw')
+    create(bench, (source, str(TIB)))
+    bench.limit('convert an empty 1 TiB VHDX to raw',
+                Side([bench.tool, 'convert', '-q', source, out], wall, lambda: remove(out)), 0.1, 's')
+    remove(source, out)
+
+
+def row_open(bench):
+    bench.part(open_large, bench)
+    bench.part(open_many, bench, 100 if bench.quick else 1000)
+
+
+def open_side(bench, image, key):
+    return Side([bench.queue, '--open-only', image], lambda r: (json_in(r.out)[key], 1))
+
+
+def open_large(bench):
+    image = bench.path('large.vhdx')
+    create(bench, (image, str(64 * TIB)))
+    bench.limit('open of a 64 TiB VHDX', open_side(bench, image, 'open-ms'), 20, 'ms')
+    bench.limit('peak memory of that process', open_side(bench, image, 'max-rss-kib'), 24 * 1024, 'KiB')
+    remove(image)
+
+
+def open_many(bench, count):
+    paths = [bench.path('l%04d.vhdx' % n) for n in range(count)]
+    create(bench, (paths[0], str(GIB)))
+    for below, path in zip(paths, paths[1:]):
+        create(bench, (path,), '-b', below)
+    bench.limit('open of %d layers' % count, open_side(bench, paths[-1], 'open-ms'), 1000, 'ms')
+    remove(*paths)
+
+
+# ---- row: mounts --------------------------------------------------------------------------------------
+
+
+class Mount:
+    """A FUSE server in the foreground, and the file it shows the disk as."""
+
+    def __init__(self, argv, point, disk, ready):
+        self.argv, self.point, self.disk = argv, point, disk
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL)
+        for _ in range(500):
+            if self.process.poll() is not None or ready():
+                break
+            time.sleep(0.02)
+        if not ready():
+            self.close()
+            raise RuntimeError('did not mount: ' + shlex.join(argv))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        subprocess.run(['fusermount3', '-u', '-q', self.point], check=False, stderr=subprocess.DEVNULL)
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        subprocess.run(['fusermount3', '-u', '-z', '-q', self.point], check=False, stderr=subprocess.DEVNULL)
+
+
+def mounted(path):
+    with open('/proc/self/mountinfo', encoding='utf-8') as f:
+        return any(line.split()[4] == path for line in f)
+
+
+def spindle_mount(bench, image):
+    point = bench.path('ours')
+    os.makedirs(point, exist_ok=True)
+    return Mount([bench.mount, '-f', image, point], point, point + '/disk', lambda: mounted(point))
+
+
+def qemu_mount(bench, image):
+    point = bench.path('qemu')
+    open(point, 'w', encoding='ascii').close()
+    return Mount(['qemu-storage-daemon', '--blockdev', 'file,node-name=file,aio=io_uring,filename=' + image,
+                  '--blockdev', 'vhdx,node-name=disk,file=file',
+                  '--export', 'fuse,id=disk,node-name=disk,writable=on,mountpoint=' + point], point, point,
+                 lambda: mounted(point))
+
+
+def vhdi_mount(bench, image):
+    point = bench.path('vhdi')
+    os.makedirs(point, exist_ok=True)
+    return Mount(['vhdimount', '-v', image, point], point, point + '/vhdi1', lambda: mounted(point))
+
+
+def fio_mount(bench, disk, rw, bs, jobs, size, direct):
+    argv = ['fio', '--name=mount', '--filename=' + disk, '--ioengine=psync', '--rw=' + rw, '--bs=%d' % bs,
+            '--numjobs=%d' % jobs, '--size=%d' % size, '--time_based', '--runtime=%d' % bench.seconds, '--norandommap',
+            '--direct=%d' % direct, '--group_reporting', '--output-format=json']
+    return Side(argv, fio_figure, name='spindle')   # blocks of 1 MiB: IO/s are MiB/s
+
+
+MOUNT_CASES = (('randread', 4096, 4), ('randwrite', 4096, 4), ('read', MIB, 1), ('write', MIB, 1))
+
+
+def row_mount(bench):
+    need('fio', 'qemu-storage-daemon', 'fusermount3')
+    if not os.access('/dev/fuse', os.R_OK | os.W_OK):
+        raise Skip('/dev/fuse is not usable')
+    size = 256 * MIB if bench.quick else GIB
+    bench.room(2 * size)
+    ours, qemu = full_image(bench, 'ours.vhdx', size), full_image(bench, 'qemu.vhdx', size)
+    settle(ours, qemu)
+    with spindle_mount(bench, ours) as a, qemu_mount(bench, qemu) as b:
+        print('\n   ours: %s\n   qemu: %s' % (shlex.join(a.argv), shlex.join(b.argv)))
+        for direct in (1, 0):
+            for rw, bs, jobs in MOUNT_CASES:
+                bench.part(mount_compare, bench, (a, b, 'qemu-storage-daemon'), (rw, bs, jobs, size, direct), 1.3)
+    with spindle_mount(bench, ours) as a:
+        bench.part(mount_vhdi, bench, a, qemu, size)
+    remove(ours, qemu)
+
+
+def mount_vhdi(bench, ours, image, size):
+    need('vhdimount')
+    with vhdi_mount(bench, image) as b:
+        print('\n   vhdimount: %s' % shlex.join(b.argv))
+        for rw, bs, jobs in MOUNT_CASES[::2]:
+            bench.part(mount_compare, bench, (ours, b, 'vhdimount'), (rw, bs, jobs, size, 1), 5)
+
+
+def mount_compare(bench, mounts, case, goal):
+    ours, peer, name = mounts
+    rw, bs, jobs, size, direct = case
+    a, b = fio_mount(bench, ours.disk, *case), fio_mount(bench, peer.disk, *case)
+    b.name = name
+    what = 'mount, %s %s, %d job%s%s' % ('4 KiB' if bs == 4096 else '1 MiB', rw, jobs, 's' if jobs > 1 else '',
+                                       ', O_DIRECT' if direct else ', through the page cache')
+    bench.compare(what + ', ' + name, a, b, goal if direct else None, 'IO/s' if bs < MIB else 'MiB/s')
+
+
+# ---- all together -------------------------------------------------------------------------------------
+
+ROWS = {'random': row_random, 'chain': row_chain, 'allocate': row_allocate, 'convert': row_convert,
+        'empty': row_empty, 'open': row_open, 'mount': row_mount}
+PLACES = {'tmpfs': '/dev/shm', 'disk': '/var/tmp'}
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description='Times the engine beside its peers; prints ratios.')
+    parser.add_argument('build', help='a build folder, --buildtype=release')
+    parser.add_argument('--quick', action='store_true', help='smaller files, 3 runs of 1 s')
+    parser.add_argument('--only', action='append', choices=ROWS, metavar='ROW', help=', '.join(ROWS))
+    parser.add_argument('--where', action='append', choices=PLACES, help='default: both')
+    parser.add_argument('--nice', type=int, default=0, help='priority of all that runs; below 0 (root) on a busy machine')
+    parser.add_argument('--json', metavar='FILE', help='results for programs (default: BUILD_DIR/bench.json)')
+    return parser.parse_args(argv)
+
+
+def version(argv):
+    try:
+        return run(argv).out.splitlines()[0].strip()
+    except (OSError, RuntimeError, IndexError):
+        return None
+
+
+def about(bench):
+    with open('/proc/cpuinfo', encoding='utf-8') as f:
+        cpu = next((l.split(':')[1].strip() for l in f if l.startswith('model name')), platform.machine())
+    return {'date': datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
+            'kernel': platform.release(), 'cpu': cpu, 'cpus': os.cpu_count(), 'runs': bench.runs,
+            'seconds': bench.seconds, 'quick': bench.quick, 'nice': bench.args.nice,
+            'versions': {'spindle': version([bench.tool, '--version']), 'fio': version(['fio', '--version']),
+                         'qemu': version(['qemu-img', '--version']), 'libvhdi': version(['vhdimount', '-V'])},
+            'places': {w: file_system(PLACES[w]) for w in bench.args.where or PLACES}}
+
+
+def file_system(path):
+    return '%s (%s)' % (path, version(['stat', '-f', '-c', '%T', path]))
+
+
+def print_about(facts):
+    print('%s, %d x %s, Linux %s' % (facts['date'], facts['cpus'], facts['cpu'], facts['kernel']))
+    print(', '.join('%s: %s' % (k, v or 'not installed') for k, v in facts['versions'].items()))
+    print('medians of %d runs, load average %.1f' % (facts['runs'], os.getloadavg()[0]))
+
+
+def table(results):
+    rows = [('where', 'what', 'ours', 'peer', 'ratio', 'goal', 'reached')]
+    for r in results:
+        unit, peer = r['unit'], r['peer']
+        goal = '' if r['goal'] is None else '>= %g' % r['goal'] if peer else '<= %s' % number(r['goal'], unit)
+        rows.append((r['where'], r['what'], number(r['ours']['median'], unit),
+                     number(peer['median'], unit) if peer else '', '%.2f' % r['ratio'] if peer else '', goal,
+                     {True: 'yes', False: 'NO', None: ''}[r['reached']]))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return '\n'.join(' | '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
+
+
+def measure(bench):
+    for row in bench.args.only or ROWS:
+        for where in bench.args.where or PLACES:
+            root = os.path.join(PLACES[where], 'bench')
+            os.makedirs(root, exist_ok=True)
+            bench.row, bench.where, bench.dir = row, where, tempfile.mkdtemp(prefix='%d-' % os.getpid(), dir=root)
+            try:
+                bench.part(ROWS[row], bench)
+            finally:
+                shutil.rmtree(bench.dir, ignore_errors=True)
+                try:
+                    os.rmdir(root)
+                except OSError:
+                    pass    # another run is there
+
+
+def main():
+    bench = Bench(parse(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # so that the files go away
+    for program in (bench.tool, bench.queue, bench.mount):
+        if not os.access(program, os.X_OK):
+            sys.exit('bench: %s is missing; build it with: ninja -C %s' % (program, bench.args.build))
+    os.nice(bench.args.nice)
+    facts = about(bench)
+    facts['load-before'] = os.getloadavg()
+    print_about(facts)
+    try:
+        measure(bench)
+    except KeyboardInterrupt:
+        print('\ninterrupted')
+    facts['load-after'] = os.getloadavg()
+    print('\n%s' % table(bench.results))
+    for word in ('skipped', 'broken'):
+        for entry in getattr(bench, word):
+            print('%s: %s, %s: %s' % (word, entry['row'], entry['where'], entry['why']))
+    goals = [r for r in bench.results if r['reached'] is not None]
+    print('load average %.1f before, %.1f after; %d of %d goals reached' % (
+        facts['load-before'][0], facts['load-after'][0], sum(r['reached'] for r in goals), len(goals)))
+    name = bench.args.json or os.path.join(bench.build, 'bench.json')
+    with open(name, 'w', encoding='utf-8') as f:
+        json.dump(dict(facts, results=bench.results, skipped=bench.skipped, broken=bench.broken), f, indent=1)
+    print('written: %s' % name)
+    return 1 if bench.broken else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
