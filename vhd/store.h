@@ -62,6 +62,8 @@ struct store {
 	struct store_id id;
 	bool writable;
 	bool is_device;		/* block device: fixed size, new space is not zero */
+	bool in_memory;		/* a file of tmpfs or ramfs: no medium to wait for */
+	bool slow_nowait;	/* buffered writes that do not want to wait are refused as a rule (ext4) */
 	uint32_t align;		/* smallest unit of I/O, bytes; 1 for files opened buffered */
 };
 

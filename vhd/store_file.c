@@ -6,9 +6,11 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -275,9 +277,14 @@ static int clear_nonblock(int fd)
 static int describe(struct store_file *f, const struct stat *st, unsigned flags)
 {
 	struct store *s = &f->base;
+	struct statfs sfs;
 
 	s->writable = flags & STORE_RDWR;
 	s->is_device = S_ISBLK(st->st_mode);
+	if (fstatfs(f->fd, &sfs) == 0 && !s->is_device) {
+		s->in_memory = sfs.f_type == TMPFS_MAGIC || sfs.f_type == RAMFS_MAGIC;
+		s->slow_nowait = sfs.f_type == EXT4_SUPER_MAGIC && !(flags & STORE_DIRECT);
+	}
 	s->align = 1;
 	/* All nodes of one device are the same store. */
 	s->id = s->is_device ? (struct store_id){ .dev = st->st_rdev, .ino = UINT64_MAX } :

@@ -4,7 +4,8 @@
  *
  *   store_submit()
  *     |- refused, or nothing to do ------------------------------> done
- *     |- no descriptor, or no io_uring --> todo --- kick, runs --> done
+ *     |- no descriptor, no io_uring,
+ *     |  or better done here ------------> todo --- kick, runs --> done
  *     |- depth reached --> waiting --- room appears --.             |
  *     '- SQE --------------------------> the kernel <-'             |
  *                                        |  ^ rest of a short one   |
@@ -15,6 +16,12 @@
  * to run its completion work only when we call (DEFER_TASKRUN), which spares an interrupt of this thread per
  * completion. The ring is created disabled and comes to life in the thread that first hands it something, because
  * SINGLE_ISSUER ties it to one.
+ *
+ * Better done here is what the kernel would only hand to a worker thread and back, at more than the price of the
+ * request itself: everything in a file in memory (4 KiB on tmpfs: 2.6 us of processor time by a worker, 1.5 us here),
+ * and small buffered writes where the file system takes none without waiting (ext4: 20 us, 6 us here). Such a write
+ * normally goes to the page cache and returns; when one does wait, because too much is dirty, workers do the waiting
+ * for a while, so that it does not hold up the reads of this thread.
  */
 #include <assert.h>
 #include <errno.h>
@@ -27,6 +34,7 @@
 
 #include "base/alloc.h"
 #include "base/bytes.h"
+#include "base/env.h"
 #include "base/log.h"
 #include "base/seed.h"
 #include "vhd/store.h"
@@ -38,6 +46,9 @@
 /* Requests that callbacks queued are handed over in lots of this many: a device that has just answered everything shall
  * not idle until the last callback has run (+10 % random reads on a virtio disk, unmeasurable from the page cache). */
 #define HAND_OVER_AT	 8u
+#define HERE_MAX	 (128u << 10)	/* bytes of a write: its copying shall not hold up others for long */
+#define WAITED_NS	 2000000u	/* a write that took this long did not go to the page cache alone */
+#define WORKERS_NS	 50000000u	/* how long workers then write */
 #define ALWAYS_FLAGS	 (IORING_SETUP_CLAMP)
 #define NEWER_FLAGS	 (ALWAYS_FLAGS | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_R_DISABLED | IORING_SETUP_TASKRUN_FLAG)
 
@@ -59,6 +70,7 @@ struct store_ring {
 	unsigned inflight;		/* SQEs filled or in the kernel, <= depth */
 	unsigned outstanding;		/* requests that have not completed, wherever they are */
 	unsigned buffers;		/* registered */
+	uint64_t workers_until;		/* monotonic ns: workers write till then */
 	struct req_list waiting, todo, done;
 	struct fixed *fixed;		/* by descriptor */
 	unsigned fixed_room;
@@ -205,6 +217,35 @@ static int check(const struct store_req *req)
 	return req->len > 0;
 }
 
+/* Writes that may turn out to wait. */
+static bool write_is_timed(const struct store_ring *r, const struct store_req *req)
+{
+	return r->is_uring && req->op == STORE_WRITE && req->store->slow_nowait;
+}
+
+static bool better_here(struct store_ring *r, const struct store_req *req)
+{
+	if (req->store->in_memory)
+		return true;
+	if (!write_is_timed(r, req) || req->len > HERE_MAX)
+		return false;
+	if (r->workers_until != 0 && sp_env_monotonic_ns() < r->workers_until)
+		return false;
+	r->workers_until = 0;
+	return true;
+}
+
+static int run_timed(struct store_ring *r, struct store_req *req)
+{
+	uint64_t start = sp_env_monotonic_ns(), end;
+	int res = run_now(req);
+
+	end = sp_env_monotonic_ns();
+	if (end - start > WAITED_NS)
+		r->workers_until = end + WORKERS_NS;
+	return res;
+}
+
 void store_submit(struct store_ring *r, struct store_req *req)
 {
 	int go = check(req);
@@ -213,7 +254,7 @@ void store_submit(struct store_ring *r, struct store_req *req)
 	req->res = go > 0 ? 0 : go;
 	if (go <= 0) {
 		list_push(&r->done, req);
-	} else if (!r->is_uring || req->store->ops->fd(req->store) < 0) {
+	} else if (!r->is_uring || req->store->ops->fd(req->store) < 0 || better_here(r, req)) {
 		if (SP_SEED_BUG(RING_SYNC_EARLY) && req->op == STORE_SYNC)
 			run_now(req);
 		list_push(&r->todo, req);
@@ -259,7 +300,10 @@ static void run_todo(struct store_ring *r)
 	struct store_req *req;
 
 	while ((req = list_pop(&todo))) {
-		req->res = SP_SEED_BUG(RING_SYNC_EARLY) && req->op == STORE_SYNC ? 0 : run_now(req);
+		if (write_is_timed(r, req))
+			req->res = run_timed(r, req);
+		else
+			req->res = SP_SEED_BUG(RING_SYNC_EARLY) && req->op == STORE_SYNC ? 0 : run_now(req);
 		list_push(&r->done, req);
 	}
 }
