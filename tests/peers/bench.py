@@ -373,7 +373,7 @@ def row_chain(bench):
 
 
 def chain_reads(bench, leaf, one, what):
-    """With the map of the chain known, which is what lasts; then from the first look on, which is what opening costs."""
+    """With the map of the chain known, which is what lasts; then from the first look on."""
     for warm, how, goal in (({'warm': True}, '', 0.9), ({}, ', map unknown at the start', None)):
         ours, peer = timed(bench, leaf, 'randread', **warm), timed(bench, one, 'randread', **warm)
         peer.name = 'one layer'

@@ -270,7 +270,8 @@ int main(int argc, char **argv)
 
 	if (parse(&b, argc, argv) < 0) {
 		fprintf(stderr, "usage: spindle-bench [--rw=MODE] [--bs=BYTES] [--step=BYTES] [--seed=N] [--qd=N] "
-				"[--seconds=S|--ops=N] [--flush-every=N] [--format=F] [--open-only] [--plain] [--warm] FILE\n");
+				"[--seconds=S|--ops=N]\n\t[--flush-every=N] [--format=F] [--open-only] [--plain] "
+				"[--warm] FILE\n");
 		return 2;
 	}
 	t0 = sp_env_monotonic_ns();
