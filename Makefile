@@ -31,4 +31,4 @@ install: all
 	meson install -C build --no-rebuild
 
 clean:
-	rm -rf build build-check build-tsan build-fuzz
+	rm -rf build build-check build-tsan build-fuzz build-seed

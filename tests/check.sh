@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-2-Clause
 # All tests: under ASan and UBSan, then the threaded ones under TSan, then a minute of fuzzing for each target
-# (SPINDLE_FUZZ_SECONDS; 0 leaves it out). Goes on after a failure, so that the closing line counts everything; the exit
+# (SPINDLE_FUZZ_SECONDS; 0 leaves it out), then the seeded defects that the tests must notice. Goes on after a failure, so that the closing line counts everything; the exit
 # status tells whether all passed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -39,6 +39,10 @@ if [ "${SPINDLE_FUZZ_SECONDS:-60}" -gt 0 ]; then
 	tests/fuzz/run.sh || status=1
 	folders+=(build-fuzz)
 fi
+
+configure build-seed -Dwerror=true -Dseed_bug=RUNTIME -Dc_args=-O1 &&
+	ninja -C build-seed && run build-seed --suite seeded || status=1
+folders+=(build-seed)
 
 tests/sum.py "${folders[@]}" || status=1
 exit $status

@@ -71,12 +71,13 @@ static char *directory_of(const char *path)
 }
 
 /* Where the stored path points on this host, or NULL. Absolute host path, not yet confined. */
-static char *candidate(const struct vhd_layer *child, unsigned index, const char *root, bool by_name)
+static char *candidate(const struct vhd_disk *d, const struct vhd_layer *child, unsigned index, bool by_name)
 {
+	const char *base = d->folder->path;	/* what an absolute path must begin with; layers are named from d->root */
 	SP_AUTO_FREE char *text = sp_strdup(child->img->parent.path[index].text);
 	SP_AUTO_FREE char *dir = directory_of(child->path);
 	enum vhd_path_kind kind = child->img->parent.path[index].kind;
-	size_t root_len = strlen(root);
+	size_t base_len = strlen(base);
 	char *last;
 
 	if (!text || !dir)
@@ -89,9 +90,10 @@ static char *candidate(const struct vhd_layer *child, unsigned index, const char
 	last = last ? last + 1 : text;
 	if (kind == VHD_PATH_RELATIVE && !by_name)
 		return text[0] == '/' || (text[0] && text[1] == ':') ? NULL : join(dir, text);
+	if (base_len > 0 && base[base_len - 1] == '/')
+		base_len--;
 	if (!by_name)		/* an absolute path: only when it really lies below the root */
-		return strncmp(text, root, root_len) == 0 && text[root_len] == '/' ? join(root, text + root_len + 1)
-										  : NULL;
+		return strncmp(text, base, base_len) == 0 && text[base_len] == '/' ? join(d->root, text + base_len + 1) : NULL;
 	return *last && strcmp(last, ".") != 0 && strcmp(last, "..") != 0 ? join(dir, last) : NULL;
 }
 
@@ -205,7 +207,7 @@ int disk_find_parent(struct vhd_disk *d, struct vhd_layer *child, struct vhd_lay
 		   ref->paths ? "\"" : "no", ref->paths ? ref->path[0].text : " path", ref->paths ? "\"" : "");
 	/* First as stored, then by last component beside the child. */
 	for (unsigned i = 0; i < 2 * ref->paths; i++) {
-		char *path = candidate(child, i % ref->paths, d->root, i >= ref->paths);
+		char *path = candidate(d, child, i % ref->paths, i >= ref->paths);
 		struct sp_err e = { 0 };
 		int r;
 

@@ -330,9 +330,9 @@ static void snapshots(struct crash *c)
 	must(c, vhd_snapshot_create_in(c->folder, "disk", "two", &err), &err);
 }
 
-static int merge_once(struct store_folder *f, const char *leaf, unsigned layers, struct sp_err *err)
+static int merge_once(struct store_folder *f, const char *leaf, unsigned layers, bool keep, struct sp_err *err)
 {
-	struct vhd_merge_opts o = { .layers = layers, .keep = true, .threads = 1 };
+	struct vhd_merge_opts o = { .layers = layers, .keep = keep, .threads = 1 };
 	struct vhd_merge_result result;
 
 	return vhd_merge_in(f, leaf, &o, NULL, &result, err);
@@ -342,26 +342,34 @@ static void merge_one(struct crash *c)
 {
 	struct sp_err err = { 0 };
 
-	must(c, merge_once(c->folder, "disk", 1, &err), &err);
+	must(c, merge_once(c->folder, "disk", 1, true, &err), &err);
 }
 
 static void merge_two(struct crash *c)
 {
 	struct sp_err err = { 0 };
 
-	must(c, merge_once(c->folder, "disk", 2, &err), &err);
+	must(c, merge_once(c->folder, "disk", 2, true, &err), &err);
 }
 
 static int finish_merge_one(struct crash *c, struct store_folder *f, struct sp_err *err)
 {
 	(void)c;
-	return merge_once(f, "disk", 1, err);
+	return merge_once(f, "disk", 1, true, err);
 }
 
 static int finish_merge_two(struct crash *c, struct store_folder *f, struct sp_err *err)
 {
 	(void)c;
-	return merge_once(f, "disk", 2, err);
+	return merge_once(f, "disk", 2, true, err);
+}
+
+/* The merged layers go away: from the last rename on there is nothing left to finish. */
+static void merge_away(struct crash *c)
+{
+	struct sp_err err = { 0 };
+
+	must(c, merge_once(c->folder, "disk", 2, false, &err), &err);
 }
 
 static void snapshotted(struct crash *c)
@@ -381,6 +389,33 @@ static void delete_snapshot(struct crash *c)
 	struct sp_err err = { 0 };
 
 	must(c, vhd_snapshot_delete_in(c->folder, "disk", "two", false, NULL, &err), &err);
+}
+
+/* What was written after "two" is thrown away by whoever asked for it: the disk is as it was then. */
+static void unchanged_since_snapshot(struct crash *c)
+{
+	struct sp_err err = { 0 };
+
+	make_base(c, "disk");
+	fill_some(c, "disk", 15);
+	must(c, vhd_snapshot_create_in(c->folder, "disk", "one", &err), &err);
+	must(c, vhd_snapshot_create_in(c->folder, "disk", "two", &err), &err);
+	must(c, vhd_snapshot_create_in(c->folder, "disk", "three", &err), &err);
+}
+
+static void revert(struct crash *c)
+{
+	struct sp_err err = { 0 };
+
+	must(c, vhd_snapshot_revert_in(c->folder, "disk", "one", false, &err), &err);
+}
+
+static void rebase(struct crash *c)
+{
+	struct vhd_rebase_opts o = { .threads = 1 };
+	struct sp_err err = { 0 };
+
+	must(c, vhd_rebase_in(c->folder, "disk", "base", &o, NULL, &err), &err);
 }
 
 static void convert(struct crash *c)
@@ -408,6 +443,9 @@ const struct workload workloads[] = {
 	{ VHDX("merge"), .settled = true, .setup = chain_of_three, .run = merge_one, .finish = finish_merge_one },
 	{ VHDX("merge-two"), .settled = true, .setup = chain_of_three, .run = merge_two, .finish = finish_merge_two },
 	{ VHDX("snapshot-delete"), .settled = true, .setup = snapshotted, .run = delete_snapshot },
+	{ VHDX("merge-away"), .settled = true, .setup = chain_of_three, .run = merge_away },
+	{ VHDX("revert"), .settled = true, .setup = unchanged_since_snapshot, .run = revert },
+	{ VHDX("rebase"), .settled = true, .setup = chain_of_three, .run = rebase },
 	{ VHDX("live-leaf"), .setup = filled_base, .run = live_leaf },
 	{ .name = "vhdx-convert", .format = VHD_FORMAT_VHDX, .size = SP_MIB(8), .block = 1u << 20, .leaf = "copy",
 	  .may_be_absent = true, .settled = true, .setup = filled_base, .run = convert },
@@ -421,5 +459,8 @@ const struct workload workloads[] = {
 	{ VHD("merge"), .settled = true, .setup = chain_of_three, .run = merge_one, .finish = finish_merge_one },
 	{ VHD("live-leaf"), .setup = filled_base, .run = live_leaf },
 	{ VHD("snapshot-delete"), .settled = true, .setup = snapshotted, .run = delete_snapshot },
+	{ VHD("merge-away"), .settled = true, .setup = chain_of_three, .run = merge_away },
+	{ VHD("revert"), .settled = true, .setup = unchanged_since_snapshot, .run = revert },
+	{ VHD("rebase"), .settled = true, .setup = chain_of_three, .run = rebase },
 };
 const size_t workload_count = SP_ARRAY_SIZE(workloads);
