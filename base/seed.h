@@ -2,11 +2,10 @@
 #ifndef SPINDLE_BASE_SEED_H
 #define SPINDLE_BASE_SEED_H
 /*
- * Deliberate defects that prove the tests awake. SP_SEED_BUG(LOG_NO_FLUSH) is the constant 0 in every ordinary build; in one
- * configured with
- *   -Dseed_bug=LOG_NO_FLUSH	it is 1
- *   -Dseed_bug=RUNTIME		it is 1 while the environment says SPINDLE_SEED_BUG=LOG_NO_FLUSH
- * The catalogue, and which harness must catch what, is tests/seeded/catalogue.
+ * Deliberate defects that prove the tests awake. SP_SEED_BUG(LOG_NO_FLUSH) is the constant 0 in every ordinary build;
+ * in one configured with -Dseed_bug=LOG_NO_FLUSH	it is 1 -Dseed_bug=RUNTIME		it is 1 while the
+ * environment says SPINDLE_SEED_BUG=LOG_NO_FLUSH The catalogue, and which harness must catch what, is
+ * tests/seeded/catalogue.
  */
 #ifdef SEED_BUG_RUNTIME
 #include <stdbool.h>

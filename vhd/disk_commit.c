@@ -74,7 +74,7 @@ static int flush_once(struct vhd_disk *d)
 	r = f->flush_begin(d->leaf, &batch);
 	pthread_mutex_unlock(&d->meta);
 	if (r < 0) {
-		atomic_store(&d->unsynced, true);	/* out of memory: nothing has been tried, a later flush may do it */
+		atomic_store(&d->unsynced, true); /* out of memory: nothing has been tried, a later flush may do it */
 		return r;
 	}
 	if (batch)

@@ -134,8 +134,8 @@ static inline void disk_wrote(struct vhd_disk *d)
 int disk_commit_init(struct vhd_disk *d);
 void disk_commit_fini(struct vhd_disk *d);
 int disk_flush(struct vhd_disk *d);
-/* Records the first failed sync. Returns @r, or, when it is 0, the failure of another sync: the kernel tells only one of
- * several at a time that it lost a write. */
+/* Records the first failed sync. Returns @r, or, when it is 0, the failure of another sync: the kernel tells only one
+ * of several at a time that it lost a write. */
 int disk_sync_result(struct vhd_disk *d, int r);
 /* No metadata is dirty, and none is on its way to the disk, which a plain sync would overtake. */
 bool disk_sync_is_enough(struct vhd_disk *d);

@@ -199,8 +199,8 @@ extern const struct vhd_format vhd_format_raw, vhd_format_vhd1, vhd_format_vhdx;
 const struct vhd_format *vhd_format_by_id(enum vhd_format_id id);
 /* Detects; -EBADMSG when it is nothing we know (raw is never guessed here). */
 int vhd_format_probe(struct store *store, const struct vhd_format **ret_format, struct sp_err *err);
-/* As above, and by the ending of the name (.vhd, .vhdx, .avhd, .avhdx) where the signature is the damage: an image must never
- * be taken for a raw disk because of it. */
+/* As above, and by the ending of the name (.vhd, .vhdx, .avhd, .avhdx) where the signature is the damage: an image must
+ * never be taken for a raw disk because of it. */
 int vhd_format_detect(struct store *store, const char *path, const struct vhd_format **ret_format, struct sp_err *err);
 /* Takes over @store in any case. */
 int vhd_image_open(struct store *store, const char *name, const struct vhd_format *format, unsigned flags,

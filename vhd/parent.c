@@ -73,7 +73,7 @@ static char *directory_of(const char *path)
 /* Where the stored path points on this host, or NULL. Absolute host path, not yet confined. */
 static char *candidate(const struct vhd_disk *d, const struct vhd_layer *child, unsigned index, bool by_name)
 {
-	const char *base = d->folder->path;	/* what an absolute path must begin with; layers are named from d->root */
+	const char *base = d->folder->path; /* what an absolute path must begin with; layers are named from d->root */
 	SP_AUTO_FREE char *text = sp_strdup(child->img->parent.path[index].text);
 	SP_AUTO_FREE char *dir = directory_of(child->path);
 	enum vhd_path_kind kind = child->img->parent.path[index].kind;
@@ -93,7 +93,8 @@ static char *candidate(const struct vhd_disk *d, const struct vhd_layer *child, 
 	if (base_len > 0 && base[base_len - 1] == '/')
 		base_len--;
 	if (!by_name)		/* an absolute path: only when it really lies below the root */
-		return strncmp(text, base, base_len) == 0 && text[base_len] == '/' ? join(d->root, text + base_len + 1) : NULL;
+		return strncmp(text, base, base_len) == 0 && text[base_len] == '/' ? join(d->root, text + base_len + 1)
+										   : NULL;
 	return *last && strcmp(last, ".") != 0 && strcmp(last, "..") != 0 ? join(dir, last) : NULL;
 }
 

@@ -85,8 +85,10 @@ static int open_beneath(int dirfd, const char *name, int flags, mode_t mode)
 static int say_why(const struct store_folder *f, const char *name, int r, struct sp_err *err)
 {
 	if (r == -EXDEV)
-		return sp_err_set(err, r, "%s leads outside the allowed folder %s (or through a symbolic link or "
-				  "into another file system); name the folder it may lie in with --image-root", name, f->path);
+		return sp_err_set(err, r,
+				  "%s leads outside the allowed folder %s (or through a symbolic link or "
+				  "into another file system); name the folder it may lie in with --image-root",
+				  name, f->path);
 	if (r == -ENOSYS)
 		return sp_err_set(err, r, "%s: the kernel has no openat2() (Linux 5.6), so names inside images cannot "
 				  "be followed safely", name);
@@ -211,7 +213,12 @@ static void host_close(struct store_folder *f)
 }
 
 static const struct store_folder_ops host_ops = {
-	.open = host_open, .rename = host_rename, .link = host_link, .unlink = host_unlink, .sync = host_sync, .close = host_close,
+	.open = host_open,
+	.rename = host_rename,
+	.link = host_link,
+	.unlink = host_unlink,
+	.sync = host_sync,
+	.close = host_close,
 };
 
 int store_folder_host(const char *path, struct store_folder **ret_folder, struct sp_err *err)

@@ -205,8 +205,8 @@ static int try_take(int fd, const uint8_t *hold, size_t count, off_t *ret_byte)
 }
 
 /*
- * A process that was killed lives on for some milliseconds as an io_uring that the kernel has yet to take apart, with the
- * file registered in it: a lock without a process. That one is waited for.
+ * A process that was killed lives on for some milliseconds as an io_uring that the kernel has yet to take apart, with
+ * the file registered in it: a lock without a process. That one is waited for.
  */
 int store_lock_take(int fd, bool writer, const char *name, struct sp_err *err)
 {

@@ -19,8 +19,8 @@ void crash_fail(struct crash *c, const char *fmt, ...)
 {
 	va_list ap;
 
-	fprintf(stderr, "FAIL %s (crash --only %s --seed %" PRIu64 "), after %" PRIu64 " states: ", c->w->name, c->w->name,
-		c->seed, c->states);
+	fprintf(stderr, "FAIL %s (crash --only %s --seed %" PRIu64 "), after %" PRIu64 " states: ", c->w->name,
+		c->w->name, c->seed, c->states);
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
@@ -61,16 +61,17 @@ static void run(struct crash *c, uint64_t seed)
 
 	while (c->states < c->states_wanted)
 		round_of(c, seed + rounds++);
-	printf("%-22s %3u runs, %7" PRIu64 " states, %6" PRIu64 " cut again inside recovery, %6" PRIu64 " also read-only, %5"
-	       PRIu64 " judged by qemu-img: ok\n", c->w->name, rounds, c->states, c->nested, c->opened_again, c->qemu);
+	printf("%-22s %3u runs, %7" PRIu64 " states, %6" PRIu64 " cut again inside recovery, %6" PRIu64
+	       " also read-only, %5" PRIu64 " judged by qemu-img: ok\n",
+	       c->w->name, rounds, c->states, c->nested, c->opened_again, c->qemu);
 	fflush(stdout);
 }
 
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "states", 1, NULL, 'n' }, { "seed", 1, NULL, 's' }, { "only", 1, NULL, 'o' }, { "qemu", 1, NULL, 'q' },
-		{ "list", 0, NULL, 'l' }, { 0 },
+		{ "states", 1, NULL, 'n' }, { "seed", 1, NULL, 's' }, { "only", 1, NULL, 'o' },
+		{ "qemu", 1, NULL, 'q' },   { "list", 0, NULL, 'l' }, { 0 },
 	};
 	uint64_t states = 200000, qemu = 0, total = 0, nested = 0, judged = 0, seed = 0;
 	const char *only = NULL;
@@ -102,7 +103,9 @@ int main(int argc, char **argv)
 		return 2;
 	for (size_t i = 0; i < workload_count; i++) {
 		struct crash c = {
-			.w = &workloads[i], .states_wanted = sp_div_ceil(states, runs), .qemu_wanted = qemu / 6 + (qemu > 0),
+			.w = &workloads[i],
+			.states_wanted = sp_div_ceil(states, runs),
+			.qemu_wanted = qemu / 6 + (qemu > 0),
 			.qemu_file = qemu_file,
 		};
 

@@ -9,9 +9,9 @@
  *   cut.c	every state a cut could leave, opened and judged
  *   crash.c	options and totals
  */
-#include "store_log.h"
+#include "tests/support/store_log.h"
 #include "tests/crash/oracle.h"
-#include "rng.h"
+#include "tests/support/rng.h"
 #include "vhd/disk_int.h"
 
 struct crash {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Every cut of a recorded run: after each event, with subsets of what was not durable, some of it torn. Each state is
- * opened for writing, so a log is replayed, and read; some are first opened read-only, which must show the same and touch
- * nothing; some are recorded while they recover, and cut again.
+ * opened for writing, so a log is replayed, and read; some are first opened read-only, which must show the same and
+ * touch nothing; some are recorded while they recover, and cut again.
  *
- * Payload sectors are atomic (512 bytes), as on every disk. VHDX metadata is also torn at any byte: it has checksums and a log.
- * VHD has neither for its BAT, so there too a sector is whole or not at all.
+ * Payload sectors are atomic (512 bytes), as on every disk. VHDX metadata is also torn at any byte: it has checksums
+ * and a log. VHD has neither for its BAT, so there too a sector is whole or not at all.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -47,8 +47,9 @@ static void print_state(const struct state *s)
 	for (size_t i = 0; i < s->n && !s->nested; i++) {
 		const struct log_event *e = log_event(s->c->log, s->kept[i].index);
 
-		fprintf(stderr, "    file %u %s %#" PRIx64 "+%#" PRIx64 ": %s %" PRIu64 "\n", e->file, kinds[e->kind], e->offset,
-			e->len, s->kept[i].keep ? hows[s->kept[i].how] : "lost", s->kept[i].keep ? s->kept[i].k : 0);
+		fprintf(stderr, "    file %u %s %#" PRIx64 "+%#" PRIx64 ": %s %" PRIu64 "\n", e->file, kinds[e->kind],
+			e->offset, e->len, s->kept[i].keep ? hows[s->kept[i].how] : "lost",
+			s->kept[i].keep ? s->kept[i].k : 0);
 	}
 }
 
@@ -263,7 +264,8 @@ static void maybe_tear(struct state *s, struct kept *k)
 	k->k = 0;
 	if (e->kind != LOG_WRITE || e->len <= 1 || !rng_chance(&s->c->rng, 1, 6))
 		return;
-	any_byte = s->c->w->format == VHD_FORMAT_VHDX && !stamp_is_payload(e->data, e->len) && rng_chance(&s->c->rng, 1, 2);
+	any_byte = s->c->w->format == VHD_FORMAT_VHDX && !stamp_is_payload(e->data, e->len) &&
+		   rng_chance(&s->c->rng, 1, 2);
 	units = any_byte ? e->len - 1 : (e->len - 1) / SECTOR;
 	if (units == 0)
 		return;

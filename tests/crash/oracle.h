@@ -4,8 +4,9 @@
 /*
  * oracle - what each sector of a disk may hold after a power cut.
  *
- * Every sector that is written carries its own number and a stamp, so that another block's bytes are seen at once. For each
- * sector the oracle keeps the stamps it may read as: the last one that a flush acknowledged, and all later ones. Stamp 0 is zeros.
+ * Every sector that is written carries its own number and a stamp, so that another block's bytes are seen at once. For
+ * each sector the oracle keeps the stamps it may read as: the last one that a flush acknowledged, and all later ones.
+ * Stamp 0 is zeros.
  */
 #include <stdbool.h>
 #include <stddef.h>

@@ -4,9 +4,9 @@
  *
  *   model [--ops N] [--seed S] [--only NAME] [--list]
  *
- * Every configuration (format, kind, block and sector size) runs at every depth from 0 to 8: that many layers lie under the
- * leaf before the first operation, and snapshots add more on the way. All of it happens in memory, so a run is
- * a function of its seed, which it prints.
+ * Every configuration (format, kind, block and sector size) runs at every depth from 0 to 8: that many layers lie under
+ * the leaf before the first operation, and snapshots add more on the way. All of it happens in memory, so a run is a
+ * function of its seed, which it prints.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -159,8 +159,8 @@ static void compare(struct run *r, const uint8_t *got)
 		return;
 	for (uint64_t i = 0; i < r->len; i++) {
 		if (got[i] != r->truth[r->at + i]) {
-			fprintf(stderr, "first difference at %#" PRIx64 ": read %02x, expected %02x\n", r->at + i, got[i],
-				r->truth[r->at + i]);
+			fprintf(stderr, "first difference at %#" PRIx64 ": read %02x, expected %02x\n", r->at + i,
+				got[i], r->truth[r->at + i]);
 			break;
 		}
 	}
@@ -186,8 +186,10 @@ static void op_write(struct run *r)
 
 		memcpy(r->buf + i, &v, sp_min(8, r->len - i));
 	}
-	must(r, below(r, 2) ? vhd_disk_write(r->disk, r->buf, r->len, r->at)
-			    : through_queue(r, VHD_REQ_WRITE, below(r, 50) == 0 ? VHD_REQ_FUA : 0, r->at, r->len, r->buf), NULL);
+	must(r,
+	     below(r, 2) ? vhd_disk_write(r->disk, r->buf, r->len, r->at)
+			 : through_queue(r, VHD_REQ_WRITE, below(r, 50) == 0 ? VHD_REQ_FUA : 0, r->at, r->len, r->buf),
+	     NULL);
 	memcpy(r->truth + r->at, r->buf, r->len);
 }
 

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
-#include "store_log_int.h"
+#include "tests/support/store_log_int.h"
 #include "vhd/store_mem_int.h"
 
 struct state_file {

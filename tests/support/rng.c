@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "rng.h"
+#include "tests/support/rng.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "store_fault.h"
+#include "tests/support/store_fault.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -121,7 +121,8 @@ static int fault_resize(struct store *s, uint64_t size)
 
 static int fault_seek(struct store *s, uint64_t offset, bool hole, uint64_t *ret_offset)
 {
-	return hole ? store_seek_hole(inner_of(s), offset, ret_offset) : store_seek_data(inner_of(s), offset, ret_offset);
+	return hole ? store_seek_hole(inner_of(s), offset, ret_offset)
+		    : store_seek_data(inner_of(s), offset, ret_offset);
 }
 
 static int fault_size(struct store *s, uint64_t *ret_size)

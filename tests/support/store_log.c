@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "store_log.h"
+#include "tests/support/store_log.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
-#include "store_log_int.h"
+#include "tests/support/store_log_int.h"
 #include "vhd/store_mem_int.h"
 
 struct store_logged {

@@ -5,10 +5,10 @@
  * A memory folder that remembers everything done to it, and the states a power cut could leave of that.
  *
  * Persistence model: an event on a file is durable once a sync of that file has COMPLETED that had STARTED after the
- * event had completed; creation, renaming and removal of a name once the directory was synced likewise (a rename between
- * directories: the target's). Of all events that have started and are not durable, any subset may have reached the
- * disk. An extending write is two events, a RESIZE that is marked implied and a WRITE, because data and size reach the
- * disk by different ways: size without data reads zeros, data without size is cut off.
+ * event had completed; creation, renaming and removal of a name once the directory was synced likewise (a rename
+ * between directories: the target's). Of all events that have started and are not durable, any subset may have reached
+ * the disk. An extending write is two events, a RESIZE that is marked implied and a WRITE, because data and size reach
+ * the disk by different ways: size without data reads zeros, data without size is cut off.
  *
  * Events that fail inside the memory store (its limit, no memory) are marked failed and count for nothing, so put
  * store_fault above the log, not below it.

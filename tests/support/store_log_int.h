@@ -4,7 +4,7 @@
 /* The log as its recorder (store_log.c) and its reader (log_state.c) see it. */
 #include <pthread.h>
 
-#include "store_log.h"
+#include "tests/support/store_log.h"
 
 struct log_file {
 	struct store_id id;

@@ -291,10 +291,19 @@ static void thousand_layers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		BOTH(parent_shows_through), BOTH(parent_written_since), BOTH(parent_missing), BOTH(alone_without_parent),
-		BOTH(parent_swapped), BOTH(loop_is_noticed), BOTH(too_deep), BOTH(outside_the_root),
-		BOTH(moved_parent_found_beside_child), BOTH(sizes_and_blocks_may_differ), BOTH(formats_do_not_mix),
-		BOTH(layers_keep_their_own), BOTH(thousand_layers),
+		BOTH(parent_shows_through),
+		BOTH(parent_written_since),
+		BOTH(parent_missing),
+		BOTH(alone_without_parent),
+		BOTH(parent_swapped),
+		BOTH(loop_is_noticed),
+		BOTH(too_deep),
+		BOTH(outside_the_root),
+		BOTH(moved_parent_found_beside_child),
+		BOTH(sizes_and_blocks_may_differ),
+		BOTH(formats_do_not_mix),
+		BOTH(layers_keep_their_own),
+		BOTH(thousand_layers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

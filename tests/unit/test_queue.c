@@ -32,7 +32,6 @@ static void open_door(struct fixture *x, const struct door *door, unsigned depth
 	struct vhd_open_opts o = { .flags = VHD_OPEN_WRITE | door->flags, .format = door->format };
 	struct vhd_queue_opts qo = { .depth = depth };
 	struct sp_err err = { 0 };
-	const char *slash;
 
 	memset(x, 0, sizeof(*x));
 	if (!door->host) {
@@ -44,8 +43,7 @@ static void open_door(struct fixture *x, const struct door *door, unsigned depth
 		assert_non_null(mkdtemp(x->path));
 		must(store_folder_host(x->path, &x->f, &err), &err);
 		make_base(x->f, "disk", door->format, SIZE, 0, 512);
-		slash = "/disk";
-		strcat(x->path, slash);
+		snprintf(x->path + strlen(x->path), sizeof(x->path) - strlen(x->path), "/disk");
 		must(vhd_disk_open(x->path, &o, &x->d, &err), &err);
 	}
 	must(vhd_queue_new(x->d, &qo, &x->q, &err), &err);
@@ -356,7 +354,8 @@ int main(void)
 	for (unsigned i = 0; i < SP_ARRAY_SIZE(what); i++) {
 		for (unsigned k = 0; k < SP_ARRAY_SIZE(doors); k++, n++) {
 			snprintf(names[n], sizeof(names[n]), "%s (%s)", what[i].name, doors[k].name);
-			tests[n] = (struct CMUnitTest){ names[n], what[i].run, NULL, NULL, (void *)(uintptr_t)&doors[k] };
+			tests[n] =
+				(struct CMUnitTest){ names[n], what[i].run, NULL, NULL, (void *)(uintptr_t)&doors[k] };
 		}
 	}
 	for (unsigned i = 0; i < SP_ARRAY_SIZE(two_names); i++, n++) {	/* formats with metadata, on a host file */

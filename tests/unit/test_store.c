@@ -18,8 +18,8 @@
 
 #include "base/alloc.h"
 #include "base/bytes.h"
-#include "rng.h"
-#include "rows.h"
+#include "tests/support/rng.h"
+#include "tests/unit/rows.h"
 #include "vhd/store_mem_int.h"
 
 #define PAGE 4096u
@@ -580,8 +580,8 @@ static void us_beside_qemu(void **state)
 
 	need_qemu();
 	/* It answers "open" once the file is open and locked, and waits until its input ends. */
-	snprintf(command, sizeof(command), "mkfifo %s; { echo length; timeout 10 cat %s; } | qemu-io -f vpc %s %s", in_dir("gate"),
-		 in_dir("gate"), row->options, in_dir("vhd"));
+	snprintf(command, sizeof(command), "mkfifo %s; { echo length; timeout 10 cat %s; } | qemu-io -f vpc %s %s",
+		 in_dir("gate"), in_dir("gate"), row->options, in_dir("vhd"));
 	q = popen(command, "r");
 	assert_non_null(q);
 	assert_non_null(fgets(line, sizeof(line), q));

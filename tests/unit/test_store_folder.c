@@ -8,7 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/bytes.h"
-#include "rows.h"
+#include "tests/unit/rows.h"
 #include "vhd/store.h"
 #include "vhd/store_mem_int.h"
 

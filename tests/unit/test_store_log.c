@@ -7,10 +7,10 @@
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "base/env.h"
-#include "rng.h"
-#include "rows.h"
-#include "store_fault.h"
-#include "store_log.h"
+#include "tests/support/rng.h"
+#include "tests/unit/rows.h"
+#include "tests/support/store_fault.h"
+#include "tests/support/store_log.h"
 #include "vhd/store_mem_int.h"
 
 /* ---- power cuts ----------------------------------------------------------------------------------- */

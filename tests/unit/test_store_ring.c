@@ -12,7 +12,7 @@
 
 #include "base/alloc.h"
 #include "base/bytes.h"
-#include "rows.h"
+#include "tests/unit/rows.h"
 
 #define SLOTS 64
 #define BLOCK 4096u

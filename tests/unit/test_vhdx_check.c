@@ -262,7 +262,8 @@ static void check(void **state)
 	assert_int_equal(rep.errors, c->errors);
 	assert_int_equal(rep.leaks, c->leaks);
 	assert_int_equal(rep.warnings, c->warnings);
-	assert_int_equal(rep.leaked_bytes, c->leaked_kib * 1024 + (c->change == leak_at_end || c->change == leak_and_error ? 512 : 0));
+	assert_int_equal(rep.leaked_bytes,
+			 c->leaked_kib * 1024 + (c->change == leak_at_end || c->change == leak_and_error ? 512 : 0));
 	assert_int_equal(rep.fixed, 0);
 	must(store_read(s, after, size, 0));
 	assert_memory_equal(before, after, size);
@@ -409,7 +410,11 @@ static void child_no_has_parent(struct store *s)
 	put_bat(s, 0, SP_MIB(4) | 6);
 }
 
-static const struct child { const char *name; void (*change)(struct store *s); uint64_t errors, leaks, warnings; } children[] = {
+static const struct child {
+	const char *name;
+	void (*change)(struct store *s);
+	uint64_t errors, leaks, warnings;
+} children[] = {
 	{ "sound", child_sound, 0, 0, 0 },
 	{ "bitmap block missing", child_without_bitmap, 1, 1, 0 },
 	{ "bitmap slot in state 2", child_bitmap_state, 1, 1, 0 },

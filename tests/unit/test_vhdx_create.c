@@ -109,8 +109,12 @@ static void child(void **state)
 {
 	const struct sp_guid disk_id = { { 0xd1 } };
 	struct vhd_format_create c = {
-		.size = SP_GIB(1), .kind = VHD_KIND_DIFFERENCING, .parent_identity = parent_id, .parent_relative = "../base.vhdx",
-		.parent_absolute = "/vm/base.vhdx", .disk_id = &disk_id,
+		.size = SP_GIB(1),
+		.kind = VHD_KIND_DIFFERENCING,
+		.parent_identity = parent_id,
+		.parent_relative = "../base.vhdx",
+		.parent_absolute = "/vm/base.vhdx",
+		.disk_id = &disk_id,
 	};
 	struct vhd_image *img = create_and_open(&c);
 	const struct vhdx_metadata *md = &vhdx_of(img)->metadata;
@@ -181,15 +185,26 @@ static void disk_full(void **state)
 static struct store_ops real;
 static char trace[4096];
 
+static void note(char what)
+{
+	size_t n = strlen(trace);
+
+	assert_true(n + 1 < sizeof(trace));
+	trace[n] = what;
+	trace[n + 1] = '\0';
+}
+
 static int tracing_writev(struct store *s, const struct iovec *iov, int iovcnt, uint64_t offset)
 {
-	strcat(trace, offset == 0x10000 ? "1" : offset == 0x20000 ? "2" : strchr(trace, '1') || strchr(trace, '2') ? "?" : "b");
+	bool headers = strchr(trace, '1') || strchr(trace, '2');
+
+	note(offset == 0x10000 ? '1' : offset == 0x20000 ? '2' : headers ? '?' : 'b');
 	return real.writev(s, iov, iovcnt, offset);
 }
 
 static int tracing_sync(struct store *s)
 {
-	strcat(trace, "s");
+	note('s');
 	return real.sync(s);
 }
 
@@ -218,7 +233,10 @@ static int fails_when_zero(void *arg)
 static void every_allocation_may_fail(void **state)
 {
 	struct vhd_format_create c = {
-		.size = SP_MIB(8), .kind = VHD_KIND_DIFFERENCING, .parent_identity = parent_id, .parent_relative = "p.vhdx",
+		.size = SP_MIB(8),
+		.kind = VHD_KIND_DIFFERENCING,
+		.parent_identity = parent_id,
+		.parent_relative = "p.vhdx",
 	};
 	int r = -ENOMEM;
 
@@ -249,8 +267,10 @@ static int tool(const char *format, const char *path)
 static void peers_accept(void **state)
 {
 	static const struct vhd_format_create made_for_peers[] = {
-		{ .size = SP_GIB(1) }, { .size = SP_TIB(2), .block_size = 1 << 20 },
-		{ .size = SP_MIB(9), .kind = VHD_KIND_FIXED }, { .size = SP_MIB(9), .kind = VHD_KIND_FIXED, .preallocate = true },
+		{ .size = SP_GIB(1) },
+		{ .size = SP_TIB(2), .block_size = 1 << 20 },
+		{ .size = SP_MIB(9), .kind = VHD_KIND_FIXED },
+		{ .size = SP_MIB(9), .kind = VHD_KIND_FIXED, .preallocate = true },
 		{ .size = SP_GIB(5), .kind = VHD_KIND_FIXED, .block_size = 256 << 20 },
 		{ .size = SP_MIB(64), .physical_sector = 512, .log_size = 2 << 20 },
 	};
@@ -283,7 +303,8 @@ static void peers_accept(void **state)
 			must(tool(size, path));
 		}
 		if (libvhdi) {
-			snprintf(size, sizeof(size), "vhdiinfo %%s 2>&1 | grep -q '%llu bytes'", (unsigned long long)c->size);
+			snprintf(size, sizeof(size), "vhdiinfo %%s 2>&1 | grep -q '%llu bytes'",
+				 (unsigned long long)c->size);
 			must(tool(size, path));
 		}
 		must(unlink(path));
@@ -294,8 +315,12 @@ static void peers_accept(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(fixed_places), cmocka_unit_test(child), cmocka_unit_test(disk_full),
-		cmocka_unit_test(headers_last), cmocka_unit_test(every_allocation_may_fail), cmocka_unit_test(peers_accept),
+		cmocka_unit_test(fixed_places),
+		cmocka_unit_test(child),
+		cmocka_unit_test(disk_full),
+		cmocka_unit_test(headers_last),
+		cmocka_unit_test(every_allocation_may_fail),
+		cmocka_unit_test(peers_accept),
 	};
 	int failed = cmocka_run_group_tests_name("create", tests, NULL, NULL);
 

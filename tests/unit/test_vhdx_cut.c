@@ -5,8 +5,8 @@
  * be torn at 512 bytes. The image must open again and hold what had been flushed, and of unflushed places nothing but
  * their own bytes. The same store can let the n-th operation fail instead.
  */
-#include "rows.h"
-#include "vhdx_driver.h"
+#include "tests/unit/rows.h"
+#include "tests/unit/vhdx_driver.h"
 
 #include "base/alloc.h"
 

@@ -57,7 +57,15 @@ static void encode_vector(void **state)
 
 /* ---- one copy ------------------------------------------------------------------------------------ */
 
-static const struct field { const char *name; size_t at; unsigned bytes; uint64_t value; bool stale; uint8_t log_guid; int want; } fields[] = {
+static const struct field {
+	const char *name;
+	size_t at;
+	unsigned bytes;
+	uint64_t value;
+	bool stale;
+	uint8_t log_guid;
+	int want;
+} fields[] = {
 	{ "as written", 80, 1, 0, false, 0, 0 },
 	{ "reserved bytes are ignored", 4000, 8, 0x1234, false, 0, 0 },
 	{ "signature", 0, 1, 'H', false, 0, -EBADMSG },

@@ -112,7 +112,14 @@ static void encode_refuses(void **state)
 
 /* ---- hostile items: a changed field of the vector ------------------------------------------------ */
 
-static const struct row { const char *name; size_t at; unsigned bytes; uint64_t value; size_t len; int want; } rows[] = {
+static const struct row {
+	const char *name;
+	size_t at;
+	unsigned bytes;
+	uint64_t value;
+	size_t len;
+	int want;
+} rows[] = {
 	{ "as written", 16, 2, 0, 276, 0 },
 	{ "other type", 0, 1, 1, 276, -ENOTSUP },
 	{ "item of 19 bytes", 16, 2, 0, 19, -EBADMSG },
@@ -136,7 +143,7 @@ static const struct row { const char *name; size_t at; unsigned bytes; uint64_t 
 	{ "linkage without opening brace", 84, 2, ' ', 276, -EBADMSG },
 	{ "upper case linkage", 106, 2, 'A', 276, 0 },
 	{ "unknown key", 56, 2, 'P', 276, -EBADMSG },
-	{ "same key twice", 32, 4, 56, 276, 0 },	/* 26 of its 28 bytes: another key */
+	{ "same key twice", 32, 4, 56, 276, 0 }, /* 26 of its 28 bytes: another key */
 	{ "unpaired surrogate in a path", 190, 2, 0xd800, 276, 0 },
 };
 
@@ -171,7 +178,9 @@ static void duplicate_key(void **state)
 static void order(void **state)
 {
 	static const char *const text[4][2] = {
-		{ "absolute_win32_path", "\\\\?\\d:\\x" }, { "volume_path", "\\\\?\\Volume{1}\\x" }, { "relative_path", ".\\x" },
+		{ "absolute_win32_path", "\\\\?\\d:\\x" },
+		{ "volume_path", "\\\\?\\Volume{1}\\x" },
+		{ "relative_path", ".\\x" },
 		{ "parent_linkage", "{04030201-0605-0807-090A-0B0C0D0E0F10}" },
 	};
 	struct vhd_image img = { 0 };

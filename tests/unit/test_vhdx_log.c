@@ -51,7 +51,13 @@ static uint32_t build_l2(void)
 	return log_finish(&builder);
 }
 
-static const struct vector { const char *name; uint32_t (*build)(void); uint32_t length, crc; unsigned descriptors; uint64_t sequence; } vectors[] = {
+static const struct vector {
+	const char *name;
+	uint32_t (*build)(void);
+	uint32_t length, crc;
+	unsigned descriptors;
+	uint64_t sequence;
+} vectors[] = {
 	{ "L0", build_l0, 4096, 0x95809b1f, 0, 1 },
 	{ "L1", build_l1, 8192, 0x5d78d1a8, 1, 1 },
 	{ "L2", build_l2, 8192, 0x9d9e7749, 2, 0x0000000500000007 },
@@ -77,7 +83,14 @@ static void scan_vector(void **state)
 
 /* ---- one entry: a changed field of L2 makes it invalid ------------------------------------------- */
 
-static const struct row { const char *name; size_t at; unsigned bytes; uint64_t value; bool stale; bool valid; } rows[] = {
+static const struct row {
+	const char *name;
+	size_t at;
+	unsigned bytes;
+	uint64_t value;
+	bool stale;
+	bool valid;
+} rows[] = {
 	{ "as written", 28, 4, 0, false, true },
 	{ "reserved field", 28, 4, 7, false, true },
 	{ "stale CRC", 8100, 1, 1, true, false },
@@ -146,10 +159,16 @@ static const struct sequence {
 	{ "newer run behind the older", { { 3, 0, 0 }, { 4, 1, 0 }, { 8, 2, 2 }, { 9, 3, 2 } }, 8, 9 },
 	{ "newer head, but its tail is gone", { { 3, 0, 0 }, { 8, 2, 1 }, { 9, 3, 1 } }, 3, 3 },
 	{ "long old run against a newer short one", { { 3, 0, 0 }, { 4, 1, 0 }, { 5, 2, 0 }, { 6, 10, 10 } }, 6, 6 },
-	{ "newer head begins with an older first", { { 2, 0, 0 }, { 3, 1, 0 }, { 4, 2, 0 }, { 5, 3, 0 }, { 3, 10, 10 } }, 2, 5 },
+	{ "newer head begins with an older first",
+	  { { 2, 0, 0 }, { 3, 1, 0 }, { 4, 2, 0 }, { 5, 3, 0 }, { 3, 10, 10 } },
+	  2,
+	  5 },
 	{ "5 wraps, 6 follows, tails at 5", { { 5, 255, 255, true }, { 6, 1, 255 } }, 5, 6 },
 	{ "5 ends at the end, 6 at 0", { { 5, 254, 254, true }, { 6, 0, 254 } }, 5, 6 },
-	{ "wrapped run against an older one at 0", { { 7, 254, 254 }, { 8, 255, 254 }, { 9, 0, 254 }, { 5, 1, 1 }, { 6, 2, 1 } }, 7, 9 },
+	{ "wrapped run against an older one at 0",
+	  { { 7, 254, 254 }, { 8, 255, 254 }, { 9, 0, 254 }, { 5, 1, 1 }, { 6, 2, 1 } },
+	  7,
+	  9 },
 };
 
 static void active_sequence(void **state)
@@ -546,15 +565,24 @@ static void clean_log_is_left_alone(void **state)
 static struct store_ops real;
 static char trace[64];
 
+static void note(char what)
+{
+	size_t n = strlen(trace);
+
+	assert_true(n + 1 < sizeof(trace));
+	trace[n] = what;
+	trace[n + 1] = '\0';
+}
+
 static int tracing_writev(struct store *s, const struct iovec *iov, int iovcnt, uint64_t offset)
 {
-	strcat(trace, offset == 0x10000 || offset == 0x20000 ? "h" : "p");
+	note(offset == 0x10000 || offset == 0x20000 ? 'h' : 'p');
 	return real.writev(s, iov, iovcnt, offset);
 }
 
 static int tracing_sync(struct store *s)
 {
-	strcat(trace, "s");
+	note('s');
 	return real.sync(s);
 }
 
@@ -651,9 +679,12 @@ static void every_allocation_may_fail(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(hostile_ring), cmocka_unit_test(whole_ring_entry), cmocka_unit_test(clean_log_is_left_alone),
+		cmocka_unit_test(hostile_ring),
+		cmocka_unit_test(whole_ring_entry),
+		cmocka_unit_test(clean_log_is_left_alone),
 		cmocka_unit_test(replay_order),
-		cmocka_unit_test(overlay_as_store), cmocka_unit_test(every_allocation_may_fail),
+		cmocka_unit_test(overlay_as_store),
+		cmocka_unit_test(every_allocation_may_fail),
 	};
 	int failed;
 

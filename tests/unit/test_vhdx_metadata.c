@@ -103,7 +103,12 @@ static void changed(void **state)
 	assert_int_equal(judge(), c->want);
 }
 
-static const struct extra { const char *name; const struct sp_guid *guid; uint32_t offset, length, flags; int want; } extras[] = {
+static const struct extra {
+	const char *name;
+	const struct sp_guid *guid;
+	uint32_t offset, length, flags;
+	int want;
+} extras[] = {
 	{ "unknown optional", &stranger, 0x20000, 100, 0, 0 },
 	{ "unknown optional user item", &stranger, 0x20000, 100, 1, 0 },
 	{ "unknown required", &stranger, 0x20000, 100, 4, -ENOTSUP },
@@ -171,7 +176,9 @@ static void geometry(void **state)
 {
 	const struct geo *c = *state;
 	struct vhdx_metadata md = {
-		.virtual_size = c->size, .block_size = (uint32_t)SP_MIB(c->block_mib), .logical_sector = (uint32_t)c->sector,
+		.virtual_size = c->size,
+		.block_size = (uint32_t)SP_MIB(c->block_mib),
+		.logical_sector = (uint32_t)c->sector,
 		.physical_sector = 4096,
 	};
 	struct vhdx_geometry g;

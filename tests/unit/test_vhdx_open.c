@@ -474,9 +474,15 @@ static void every_allocation_may_fail(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(m1_is_the_vector), cmocka_unit_test(m1), cmocka_unit_test(child),
-		cmocka_unit_test(replay_comes_first), cmocka_unit_test(replayed_once), cmocka_unit_test(no_log_no_writing),
-		cmocka_unit_test(read_only_store), cmocka_unit_test(open_reads_no_bat), cmocka_unit_test(describe),
+		cmocka_unit_test(m1_is_the_vector),
+		cmocka_unit_test(m1),
+		cmocka_unit_test(child),
+		cmocka_unit_test(replay_comes_first),
+		cmocka_unit_test(replayed_once),
+		cmocka_unit_test(no_log_no_writing),
+		cmocka_unit_test(read_only_store),
+		cmocka_unit_test(open_reads_no_bat),
+		cmocka_unit_test(describe),
 		cmocka_unit_test(every_allocation_may_fail),
 	};
 	int failed = cmocka_run_group_tests_name("open", tests, NULL, NULL);

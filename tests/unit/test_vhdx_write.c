@@ -3,8 +3,8 @@
  * Writing VHDX images: allocation, bitmaps, the log, space, growth; each against a model, with reopening after clean
  * closes and after deaths of the process.
  */
-#include "rows.h"
-#include "vhdx_driver.h"
+#include "tests/unit/rows.h"
+#include "tests/unit/vhdx_driver.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -4,9 +4,14 @@
 /*
  * VHDX structures put together by hand from the vectors in vhd-formats 6.6, so that the reader is tested against bytes
  * our own writer had no part in. M1: an empty dynamic disk of 8 MiB, 2 MiB blocks; log at 1 MiB, metadata at 2 MiB, BAT
- * at 3 MiB. Include after <cmocka.h>.
+ * at 3 MiB.
  */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <string.h>
+#include <cmocka.h>
 
 #include "base/bytes.h"
 #include "base/crc32c.h"
@@ -71,7 +76,8 @@ static inline void make_header(uint8_t buf[static 4096], uint64_t sequence, uint
 	seal(buf, 4096);
 }
 
-static inline void put_region(uint8_t *entry, const struct sp_guid *guid, uint64_t offset, uint32_t length, uint32_t flags)
+static inline void put_region(uint8_t *entry, const struct sp_guid *guid, uint64_t offset, uint32_t length,
+			      uint32_t flags)
 {
 	memcpy(entry, guid, 16);
 	put64(entry + 16, offset);
@@ -90,8 +96,8 @@ static inline void make_region_table(uint8_t buf[static 65536])
 	seal(buf, 65536);
 }
 
-static inline void put_item(uint8_t *table, unsigned index, const struct sp_guid *guid, uint32_t offset, uint32_t length,
-			    uint32_t flags)
+static inline void put_item(uint8_t *table, unsigned index, const struct sp_guid *guid, uint32_t offset,
+			    uint32_t length, uint32_t flags)
 {
 	uint8_t *entry = table + 32 + 32 * index;
 
