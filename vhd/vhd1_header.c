@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/seed.h"
 
 void vhd1_header_seal(struct vhd1_header_disk *h)
 {
@@ -176,13 +177,13 @@ int vhd1_slot_validate(const struct vhd1_shape *g, const struct vhd1_extents *x,
 	uint64_t entry_at = g->bat_offset + (uint64_t)block * 4;
 	const struct vhd1_extent *hit;
 
-	if (!sp_range_ok(at, len, limit))
+	if (!sp_range_ok(at, len, limit) && !SP_SEED_BUG(VHD_BLOCK_PAST_FILE))
 		return sp_err_set(err, -EBADMSG,
 				  "BAT entry %" PRIu32 " (at %" PRIu64 "): block at %" PRIu64 " with %" PRIu64
 				  " bytes ends past %" PRIu64 ", where the blocks of this file must end",
 				  block, entry_at, at, len, limit);
 	hit = vhd1_extents_hit(x, at, len);
-	if (hit)
+	if (hit && !SP_SEED_BUG(VHD_BLOCK_OVER_METADATA))
 		return sp_err_set(err, -EBADMSG,
 				  "BAT entry %" PRIu32 " (at %" PRIu64 "): block at %" PRIu64 " with %" PRIu64
 				  " bytes overlaps the %s (%" PRIu64 " bytes at %" PRIu64 ")",

@@ -14,6 +14,7 @@
 
 #include "base/alloc.h"
 #include "base/bytes.h"
+#include "base/seed.h"
 #include "base/utf16.h"
 #include "vhd/vhdx_layout.h"
 
@@ -47,7 +48,7 @@ static int pair_decode(const uint8_t *buf, size_t len, unsigned index, struct pa
 	if (key == 0 || !sp_range_ok(key, p.key_length, len))
 		return sp_err_set(err, -EBADMSG, "pair %u: key at %" PRIu32 " + %u lies outside the item (%zu bytes)",
 				  index, key, p.key_length, len);
-	if (value == 0 || !sp_range_ok(value, p.value_length, len))
+	if (value == 0 || (!sp_range_ok(value, p.value_length, len) && !SP_SEED_BUG(VHDX_LOCATOR_PAST_ITEM)))
 		return sp_err_set(err, -EBADMSG, "pair %u: value at %" PRIu32 " + %u lies outside the item (%zu bytes)",
 				  index, value, p.value_length, len);
 	p.key = buf + key;

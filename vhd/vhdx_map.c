@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "base/bitmap.h"
+#include "base/seed.h"
 
 /* BAT entries looked at in one call; the lock is held meanwhile. */
 #define RUN_ENTRIES_MAX (1u << 17)
@@ -202,7 +203,7 @@ static int map_partial(struct vhdx *x, uint64_t block, uint64_t in_block, struct
 /* What of the last block lies past the end of the file reads zeros. */
 static void cut_at_eof(const struct vhdx *x, struct vhd_place *place)
 {
-	if (place->where != VHD_WHERE_DATA)
+	if (place->where != VHD_WHERE_DATA || SP_SEED_BUG(VHDX_BLOCK_PAST_FILE))
 		return;
 	if (place->file_offset >= x->file_size)
 		place->where = VHD_WHERE_ZERO;
