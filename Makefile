@@ -21,7 +21,9 @@ check:
 # A target for each script that is there: tests/<name>.sh or tests/<name>/run.sh, given the release build.
 define script_target
 .PHONY: $(1)
-$(1): all
+$(1):
+	-@tests/deps.sh
+	@$$(MAKE) --no-print-directory all
 	@$(2) build
 endef
 $(foreach name,demo bench fuzz soak,$(foreach script,$(wildcard tests/$(name).sh tests/$(name)/run.sh),\
