@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/seed.h"
 #include "vhd/disk_priv.h"
 #include "vhd/iov.h"
 
@@ -102,7 +103,7 @@ int disk_prepare(struct vhd_disk *d, uint64_t offset, uint64_t len, struct vhd_t
 
 int disk_commit_ticket(struct vhd_disk *d, const struct vhd_ticket *t, int payload_result)
 {
-	int r = payload_result;
+	int r = SP_SEED_BUG(WRITE_IGNORES_ERROR) ? 0 : payload_result;
 
 	if (t->needs_commit) {
 		pthread_mutex_lock(&d->meta);

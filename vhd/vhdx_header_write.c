@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/alloc.h"
 #include "base/seed.h"
 #include "vhd/vhdx_int.h"
 
@@ -39,12 +38,9 @@ static int write_other_slot(struct vhdx *x, uint8_t *buf)
 
 int vhdx_header_update(struct vhdx *x)
 {
-	SP_AUTO_FREE uint8_t *buf = sp_alloc_aligned(VHDX_PAGE, VHDX_HEADER_SIZE);
-	int r;
+	_Alignas(VHDX_HEADER_SIZE) uint8_t buf[VHDX_HEADER_SIZE];	/* a lack of memory must not end in half an update */
+	int r = write_other_slot(x, buf);
 
-	if (!buf)
-		return -ENOMEM;
-	r = write_other_slot(x, buf);
 	if (r == 0 && !SP_SEED_BUG(VHDX_ONE_HEADER))
 		r = write_other_slot(x, buf);
 	return r;

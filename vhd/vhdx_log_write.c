@@ -208,6 +208,22 @@ static int renew_guids(struct vhdx *x, const struct sp_guid *identity)
 	return 0;
 }
 
+static void log_free(struct vhdx_log *log)
+{
+	sp_free(log->zeroed);
+	sp_free(log->buffer);
+	sp_free(log);
+}
+
+/* No space for the headers or for the ring, which no header names yet: once there is space, it can all be done again. */
+static bool may_be_repeated(struct vhdx *x, int r)
+{
+	if (r != -ENOSPC || x->begun || !sp_guid_is_zero(&x->header.log_guid))
+		return false;
+	vhdx_log_close(x);
+	return true;
+}
+
 int vhdx_log_start(struct vhdx *x, const struct sp_guid *identity)
 {
 	struct vhdx_log *log = NULL;
@@ -225,20 +241,15 @@ int vhdx_log_start(struct vhdx *x, const struct sp_guid *identity)
 		x->log = log;
 		r = start_ring(x);
 	} else if (log) {
-		sp_free(log->buffer);
-		sp_free(log);
+		log_free(log);
 	}
-	if (r < 0)
+	if (r < 0 && !may_be_repeated(x, r))
 		x->failed = r;
 	return r;
 }
 
 void vhdx_log_close(struct vhdx *x)
 {
-	if (!x->log)
-		return;
-	sp_free(x->log->zeroed);
-	sp_free(x->log->buffer);
-	sp_free(x->log);
-	x->log = NULL;
+	if (x->log)
+		log_free(sp_take(x->log));
 }

@@ -26,7 +26,23 @@ void fault_plan_set(struct fault_plan *plan, unsigned classes, uint64_t k, int e
 	plan->halves = halves;
 	atomic_store(&plan->counter, 0);
 	atomic_store(&plan->hits, 0);
+	atomic_store(&plan->hit_classes, 0);
 	atomic_store(&plan->enabled, true);
+}
+
+static _Thread_local unsigned inside;
+
+#define INNER(call)                       \
+	({                                \
+		inside++;                 \
+		__auto_type inner_r = (call); \
+		inside--;                 \
+		inner_r;                  \
+	})
+
+bool fault_inside_store(void)
+{
+	return inside > 0;
 }
 
 /* 0: go on. */
@@ -40,6 +56,7 @@ static int ask(struct fault_plan *plan, unsigned class)
 	if (plan->k == 0 || (n != plan->k && !(plan->sticky && n > plan->k)))
 		return 0;
 	atomic_fetch_add(&plan->hits, 1);
+	atomic_fetch_or(&plan->hit_classes, class);
 	return plan->error;
 }
 
@@ -65,9 +82,9 @@ static void do_half(struct store *s, bool writes, const struct iovec *iov, int i
 		size_t n = iov[i].iov_len < half ? iov[i].iov_len : half;
 
 		if (writes)
-			store_write(inner_of(s), iov[i].iov_base, n, offset);
+			INNER(store_write(inner_of(s), iov[i].iov_base, n, offset));
 		else
-			store_read(inner_of(s), iov[i].iov_base, n, offset);
+			INNER(store_read(inner_of(s), iov[i].iov_base, n, offset));
 		offset += n;
 		half -= n;
 	}
@@ -79,7 +96,7 @@ static int fault_readv(struct store *s, const struct iovec *iov, int iovcnt, uin
 
 	if (r < 0 && plan_of(s)->halves)
 		do_half(s, false, iov, iovcnt, offset);
-	return r < 0 ? r : store_readv(inner_of(s), iov, iovcnt, offset);
+	return r < 0 ? r : INNER(store_readv(inner_of(s), iov, iovcnt, offset));
 }
 
 static int fault_writev(struct store *s, const struct iovec *iov, int iovcnt, uint64_t offset)
@@ -88,51 +105,56 @@ static int fault_writev(struct store *s, const struct iovec *iov, int iovcnt, ui
 
 	if (r < 0 && plan_of(s)->halves)
 		do_half(s, true, iov, iovcnt, offset);
-	return r < 0 ? r : store_writev(inner_of(s), iov, iovcnt, offset);
+	return r < 0 ? r : INNER(store_writev(inner_of(s), iov, iovcnt, offset));
 }
 
 static int fault_sync(struct store *s)
 {
 	int r = ask(plan_of(s), FAULT_SYNC);
 
-	return r < 0 ? r : store_sync(inner_of(s));
+	return r < 0 ? r : INNER(store_sync(inner_of(s)));
 }
 
 static int fault_punch(struct store *s, uint64_t offset, uint64_t len)
 {
 	int r = ask(plan_of(s), FAULT_PUNCH);
 
-	return r < 0 ? r : store_punch(inner_of(s), offset, len);
+	return r < 0 ? r : INNER(store_punch(inner_of(s), offset, len));
 }
 
 static int fault_zero(struct store *s, uint64_t offset, uint64_t len)
 {
 	int r = ask(plan_of(s), FAULT_ZERO);
 
-	return r < 0 ? r : store_zero(inner_of(s), offset, len);
+	return r < 0 ? r : INNER(store_zero(inner_of(s), offset, len));
 }
 
 static int fault_resize(struct store *s, uint64_t size)
 {
-	int r = ask(plan_of(s), FAULT_RESIZE);
+	uint64_t present = 0;
+	int r;
 
-	return r < 0 ? r : store_resize(inner_of(s), size);
+	/* No disk is too full to give something back. */
+	if (plan_of(s)->error == -ENOSPC && INNER(store_size(inner_of(s), &present)) == 0 && size <= present)
+		return INNER(store_resize(inner_of(s), size));
+	r = ask(plan_of(s), FAULT_RESIZE);
+	return r < 0 ? r : INNER(store_resize(inner_of(s), size));
 }
 
 static int fault_seek(struct store *s, uint64_t offset, bool hole, uint64_t *ret_offset)
 {
-	return hole ? store_seek_hole(inner_of(s), offset, ret_offset)
-		    : store_seek_data(inner_of(s), offset, ret_offset);
+	return INNER(hole ? store_seek_hole(inner_of(s), offset, ret_offset) :
+			    store_seek_data(inner_of(s), offset, ret_offset));
 }
 
 static int fault_size(struct store *s, uint64_t *ret_size)
 {
-	return store_size(inner_of(s), ret_size);
+	return INNER(store_size(inner_of(s), ret_size));
 }
 
 static int fault_mtime(struct store *s, int64_t *ret_unix_seconds)
 {
-	return store_mtime(inner_of(s), ret_unix_seconds);
+	return INNER(store_mtime(inner_of(s), ret_unix_seconds));
 }
 
 static int fault_fd(struct store *s)
@@ -183,7 +205,7 @@ static int folder_open(struct store_folder *f, const char *name, unsigned flags,
 
 	if (r < 0)
 		return sp_err_set(err, r, "%s: injected: %s", name, strerror(-r));
-	r = store_folder_open(ff->inner, name, flags, &inner, err);
+	r = INNER(store_folder_open(ff->inner, name, flags, &inner, err));
 	return r < 0 ? r : store_fault_new(inner, ff->plan, ret);
 }
 
@@ -191,28 +213,28 @@ static int folder_rename(struct store_folder *f, const char *from, const char *t
 {
 	int r = ask(folder_of(f)->plan, FAULT_NAMES);
 
-	return r < 0 ? r : store_folder_rename(folder_of(f)->inner, from, to, replace);
+	return r < 0 ? r : INNER(store_folder_rename(folder_of(f)->inner, from, to, replace));
 }
 
 static int folder_link(struct store_folder *f, const char *from, const char *to)
 {
 	int r = ask(folder_of(f)->plan, FAULT_NAMES);
 
-	return r < 0 ? r : store_folder_link(folder_of(f)->inner, from, to);
+	return r < 0 ? r : INNER(store_folder_link(folder_of(f)->inner, from, to));
 }
 
 static int folder_unlink(struct store_folder *f, const char *name)
 {
 	int r = ask(folder_of(f)->plan, FAULT_NAMES);
 
-	return r < 0 ? r : store_folder_unlink(folder_of(f)->inner, name);
+	return r < 0 ? r : INNER(store_folder_unlink(folder_of(f)->inner, name));
 }
 
 static int folder_sync(struct store_folder *f, const char *name)
 {
 	int r = ask(folder_of(f)->plan, FAULT_NAMES);
 
-	return r < 0 ? r : store_folder_sync(folder_of(f)->inner, name);
+	return r < 0 ? r : INNER(store_folder_sync(folder_of(f)->inner, name));
 }
 
 static void folder_close(struct store_folder *f)

@@ -29,10 +29,14 @@ struct fault_plan {
 	bool halves;		/* reads and writes do the first half before they fail */
 	/* results */
 	_Atomic uint64_t counter, hits;
+	_Atomic unsigned hit_classes;	/* FAULT_* of what was hit */
 };
 
 /* Sets a plan back to nothing counted, nothing hit, enabled. */
 void fault_plan_set(struct fault_plan *plan, unsigned classes, uint64_t k, int error, bool sticky, bool halves);
+
+/* This thread is in a store below: what it allocates there stands for the disk, not for the engine. */
+bool fault_inside_store(void);
 
 /* Takes over @inner, also when it fails. No descriptor: a ring runs it synchronously. */
 int store_fault_new(struct store *inner, struct fault_plan *plan, struct store **ret_store);
