@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * crash [--states N] [--seed S] [--only NAME] [--qemu N] [--list]
+ * crash [--states N] [--seed S] [--only NAME] [--part K/M] [--qemu N] [--list]
  *
- * N states in all, spread over the workloads. Prints its seed; the same seed makes the same states.
+ * --part takes every M-th workload, from the K-th on, so that several processes share them. N states in all, spread over the workloads. Prints its seed; the same seed makes the same states.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -67,14 +67,25 @@ static void run(struct crash *c, uint64_t seed)
 	fflush(stdout);
 }
 
+struct selection {
+	const char *only;
+	unsigned part, parts;
+};
+
+static bool selected(const struct selection *sel, size_t index)
+{
+	return index % sel->parts == sel->part % sel->parts &&
+	       (!sel->only || strcmp(sel->only, workloads[index].name) == 0);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "states", 1, NULL, 'n' }, { "seed", 1, NULL, 's' }, { "only", 1, NULL, 'o' },
+		{ "states", 1, NULL, 'n' }, { "seed", 1, NULL, 's' }, { "only", 1, NULL, 'o' }, { "part", 1, NULL, 'p' },
 		{ "qemu", 1, NULL, 'q' },   { "list", 0, NULL, 'l' }, { 0 },
 	};
 	uint64_t states = 200000, qemu = 0, total = 0, nested = 0, judged = 0, seed = 0;
-	const char *only = NULL;
+	struct selection sel = { .parts = 1 };
 	char qemu_file[64];
 	size_t runs = 0;
 	int opt;
@@ -83,7 +94,11 @@ int main(int argc, char **argv)
 		switch (opt) {
 		case 'n': states = strtoull(optarg, NULL, 0); break;
 		case 's': seed = strtoull(optarg, NULL, 0); break;
-		case 'o': only = optarg; break;
+		case 'o': sel.only = optarg; break;
+		case 'p':
+			if (sscanf(optarg, "%u/%u", &sel.part, &sel.parts) != 2 || sel.parts == 0)
+				return 2;
+			break;
 		case 'q': qemu = strtoull(optarg, NULL, 0); break;
 		case 'l':
 			for (size_t i = 0; i < workload_count; i++)
@@ -98,7 +113,7 @@ int main(int argc, char **argv)
 		qemu = 0;
 	snprintf(qemu_file, sizeof(qemu_file), "/dev/shm/spindle-crash-%d.vhdx", (int)getpid());
 	for (size_t i = 0; i < workload_count; i++)
-		runs += !only || strcmp(only, workloads[i].name) == 0;
+		runs += selected(&sel, i);
 	if (runs == 0)
 		return 2;
 	for (size_t i = 0; i < workload_count; i++) {
@@ -109,7 +124,7 @@ int main(int argc, char **argv)
 			.qemu_file = qemu_file,
 		};
 
-		if (only && strcmp(only, workloads[i].name) != 0)
+		if (!selected(&sel, i))
 			continue;
 		run(&c, seed);
 		total += c.states;
