@@ -35,4 +35,17 @@ static inline int rows_run(const char *group, CMUnitTestFunction function, const
 	return failed;
 }
 
+/* Rows that are test functions of their own. */
+struct single_row {
+	const char *name;
+	CMUnitTestFunction run;
+};
+
+static inline void rows_single(void **state)
+{
+	const struct single_row *row = *state;
+
+	row->run(NULL);
+}
+
 #endif

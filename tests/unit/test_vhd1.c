@@ -661,7 +661,7 @@ static void probe(void **state)
 	store_close(s);
 }
 
-static const struct single_row { const char *name; CMUnitTestFunction run; } single_rows[] = {
+static const struct single_row single_rows[] = {
 	{ "complete image of 4096 bytes", complete_image },
 	{ "locators of the sheet", sheet_locators },
 	{ "locators as we write them", locators_written },
@@ -673,13 +673,6 @@ static const struct single_row { const char *name; CMUnitTestFunction run; } sin
 	{ "create fixed", create_fixed },
 	{ "no memory", no_memory },
 };
-
-static void single(void **state)
-{
-	const struct single_row *row = *state;
-
-	row->run(NULL);
-}
 
 int main(void)
 {
@@ -695,6 +688,6 @@ int main(void)
 	failed += ROWS_RUN(hostile_rows, hostile);
 	failed += ROWS_RUN(refuse_rows, create_refused);
 	failed += ROWS_RUN(probe_rows, probe);
-	failed += ROWS_RUN(single_rows, single);
+	failed += ROWS_RUN(single_rows, rows_single);
 	return failed != 0;
 }

@@ -341,16 +341,9 @@ static void many_bad_entries(void **state)
 	store_close(s);
 }
 
-static const struct single_row { const char *name; CMUnitTestFunction run; } single_rows[] = {
+static const struct single_row single_rows[] = {
 	{ "many bad entries", many_bad_entries },
 };
-
-static void single(void **state)
-{
-	const struct single_row *row = *state;
-
-	row->run(NULL);
-}
 
 int main(void)
 {
@@ -358,6 +351,6 @@ int main(void)
 
 	vhd1_test_env();
 	failed += ROWS_RUN(damage_rows, check_and_repair);
-	failed += ROWS_RUN(single_rows, single);
+	failed += ROWS_RUN(single_rows, rows_single);
 	return failed != 0;
 }

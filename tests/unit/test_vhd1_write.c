@@ -807,7 +807,7 @@ static void each_fails_once(void **state)
 	assert_true(k > 20);
 }
 
-static const struct single_row { const char *name; CMUnitTestFunction run; } single_rows[] = {
+static const struct single_row single_rows[] = {
 	{ "placement", placement },
 	{ "prepare shows nothing", prepare_shows_nothing },
 	{ "abort returns space", abort_returns_space },
@@ -821,19 +821,12 @@ static const struct single_row { const char *name; CMUnitTestFunction run; } sin
 	{ "another parent", another_parent },
 };
 
-static void single(void **state)
-{
-	const struct single_row *row = *state;
-
-	row->run(NULL);
-}
-
 int main(void)
 {
 	int failed = 0;
 
 	vhd1_test_env();
-	failed += ROWS_RUN(single_rows, single);
+	failed += ROWS_RUN(single_rows, rows_single);
 	failed += ROWS_RUN(grow_rows, grow);
 	failed += ROWS_RUN(cut_rows, power_cut);
 	failed += ROWS_RUN(modify_rows, modify_cut);

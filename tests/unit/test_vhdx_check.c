@@ -22,15 +22,6 @@ static struct store *make_image(void)
 	return s;
 }
 
-static void damage_byte(struct store *s, uint64_t at)
-{
-	uint8_t b;
-
-	must(store_read(s, &b, 1, at));
-	b ^= 0x40;
-	must(store_write(s, &b, 1, at));
-}
-
 /* ---- changes ------------------------------------------------------------------------------------- */
 
 static void nothing(struct store *s)

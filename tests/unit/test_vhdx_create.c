@@ -185,26 +185,17 @@ static void disk_full(void **state)
 static struct store_ops real;
 static char trace[4096];
 
-static void note(char what)
-{
-	size_t n = strlen(trace);
-
-	assert_true(n + 1 < sizeof(trace));
-	trace[n] = what;
-	trace[n + 1] = '\0';
-}
-
 static int tracing_writev(struct store *s, const struct iovec *iov, int iovcnt, uint64_t offset)
 {
 	bool headers = strchr(trace, '1') || strchr(trace, '2');
 
-	note(offset == 0x10000 ? '1' : offset == 0x20000 ? '2' : headers ? '?' : 'b');
+	trace_note(trace, offset == 0x10000 ? '1' : offset == 0x20000 ? '2' : headers ? '?' : 'b');
 	return real.writev(s, iov, iovcnt, offset);
 }
 
 static int tracing_sync(struct store *s)
 {
-	note('s');
+	trace_note(trace, 's');
 	return real.sync(s);
 }
 

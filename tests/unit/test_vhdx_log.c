@@ -565,24 +565,15 @@ static void clean_log_is_left_alone(void **state)
 static struct store_ops real;
 static char trace[64];
 
-static void note(char what)
-{
-	size_t n = strlen(trace);
-
-	assert_true(n + 1 < sizeof(trace));
-	trace[n] = what;
-	trace[n + 1] = '\0';
-}
-
 static int tracing_writev(struct store *s, const struct iovec *iov, int iovcnt, uint64_t offset)
 {
-	note(offset == 0x10000 || offset == 0x20000 ? 'h' : 'p');
+	trace_note(trace, offset == 0x10000 || offset == 0x20000 ? 'h' : 'p');
 	return real.writev(s, iov, iovcnt, offset);
 }
 
 static int tracing_sync(struct store *s)
 {
-	note('s');
+	trace_note(trace, 's');
 	return real.sync(s);
 }
 

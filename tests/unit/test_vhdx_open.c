@@ -59,15 +59,6 @@ static void m1(void **state)
 
 /* ---- refused, or opened with a warning ----------------------------------------------------------- */
 
-static void damage_byte(struct store *s, uint64_t at)
-{
-	uint8_t b;
-
-	must(store_read(s, &b, 1, at));
-	b ^= 0x40;
-	must(store_write(s, &b, 1, at));
-}
-
 static void nothing(struct store *s)
 {
 }

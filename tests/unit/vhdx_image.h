@@ -251,4 +251,23 @@ static inline uint32_t ring_put(uint8_t *ring, uint32_t length, uint32_t at, con
 	return (at + len) % length;
 }
 
+static inline void damage_byte(struct store *s, uint64_t at)
+{
+	uint8_t b;
+
+	must(store_read(s, &b, 1, at));
+	b ^= 0x40;
+	must(store_write(s, &b, 1, at));
+}
+
+/* One more letter of a trace kept in an array. */
+#define trace_note(trace, what)                              \
+	do {                                                 \
+		size_t trace_n = strlen(trace);              \
+                                                             \
+		assert_true(trace_n + 1 < sizeof(trace));    \
+		(trace)[trace_n] = (what);                   \
+		(trace)[trace_n + 1] = '\0';                 \
+	} while (0)
+
 #endif
