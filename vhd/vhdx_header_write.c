@@ -38,7 +38,7 @@ static int write_other_slot(struct vhdx *x, uint8_t *buf)
 
 int vhdx_header_update(struct vhdx *x)
 {
-	_Alignas(VHDX_HEADER_SIZE) uint8_t buf[VHDX_HEADER_SIZE];	/* a lack of memory must not end in half an update */
+	_Alignas(VHDX_HEADER_SIZE) uint8_t buf[VHDX_HEADER_SIZE]; /* a lack of memory must not end in half an update */
 	int r = write_other_slot(x, buf);
 
 	if (r == 0 && !SP_SEED_BUG(VHDX_ONE_HEADER))

@@ -215,8 +215,8 @@ static void log_free(struct vhdx_log *log)
 	sp_free(log);
 }
 
-/* No space for the ring, which no header names yet: once there is space, it can be tried again. Not so for a header: the
- * two of them must not differ when the image is closed. */
+/* No space for the ring, which no header names yet: once there is space, it can be tried again. Not so for a header:
+ * the two of them must not differ when the image is closed. */
 static bool may_be_repeated(struct vhdx *x, int r)
 {
 	if (r != -ENOSPC || !x->log || x->begun || !sp_guid_is_zero(&x->header.log_guid))

@@ -2,7 +2,8 @@
 /*
  * crash [--states N] [--seed S] [--only NAME] [--part K/M] [--qemu N] [--list]
  *
- * --part takes every M-th workload, from the K-th on, so that several processes share them. N states in all, spread over the workloads. Prints its seed; the same seed makes the same states.
+ * --part takes every M-th workload, from the K-th on, so that several processes share them. N states in all, spread
+ * over the workloads. Prints its seed; the same seed makes the same states.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -81,8 +82,13 @@ static bool selected(const struct selection *sel, size_t index)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "states", 1, NULL, 'n' }, { "seed", 1, NULL, 's' }, { "only", 1, NULL, 'o' }, { "part", 1, NULL, 'p' },
-		{ "qemu", 1, NULL, 'q' },   { "list", 0, NULL, 'l' }, { 0 },
+		{ "states", 1, NULL, 'n' },
+		{ "seed", 1, NULL, 's' },
+		{ "only", 1, NULL, 'o' },
+		{ "part", 1, NULL, 'p' },
+		{ "qemu", 1, NULL, 'q' },
+		{ "list", 0, NULL, 'l' },
+		{ 0 },
 	};
 	uint64_t states = 200000, qemu = 0, total = 0, nested = 0, judged = 0, seed = 0;
 	struct selection sel = { .parts = 1 };

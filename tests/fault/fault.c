@@ -136,10 +136,11 @@ static void loop(struct start *s, const struct mode *mode, bool queued, struct t
 		clean = run_one(s, mode, k, queued, t, &sites) ? 0 : clean + 1;
 		most = sp_max(most, sites);
 	}
-	/* When space is back a disk goes on, unless it was a header that could not be overwritten: at its first write an
-	 * image changes them twice, and every other failure is judged with the disk still open. */
+	/* When space is back a disk goes on, unless it was a header that could not be overwritten: at its first write
+	 * an image changes them twice, and every other failure is judged with the disk still open. */
 	if (mode->error == -ENOSPC && t->refused > refused + 2) {
-		fprintf(stderr, "FAIL --only %s --mode %s: %" PRIu64 " disks refuse to go on though there is space again\n",
+		fprintf(stderr,
+			"FAIL --only %s --mode %s: %" PRIu64 " disks refuse to go on though there is space again\n",
 			s->w->name, mode->name, t->refused - refused);
 		t->violations++;
 	}
@@ -169,8 +170,9 @@ static void print(const char *name, const struct totals *t)
 {
 	printf("%-22s %5" PRIu64 " I/O sites %5" PRIu64 " allocations %6" PRIu64 " runs: %6" PRIu64 " failed %5" PRIu64
 	       " absorbed; disks left open: %4" PRIu64 " usable %4" PRIu64 " poisoned %4" PRIu64 " refusing; %6" PRIu64
-	       " states, %u violations\n", name, t->io_sites, t->alloc_sites, t->runs, t->failed, t->absorbed, t->usable,
-	       t->poisoned, t->refused, t->states, t->violations);
+	       " states, %u violations\n",
+	       name, t->io_sites, t->alloc_sites, t->runs, t->failed, t->absorbed, t->usable, t->poisoned, t->refused,
+	       t->states, t->violations);
 	fflush(stdout);
 }
 

@@ -11,10 +11,10 @@
  *
  * Folders of a run, from the outside:	fault ─► log ─► memory	(no log when allocations fail)
  */
-#include "rng.h"
-#include "sheet.h"
-#include "store_fault.h"
-#include "store_log.h"
+#include "tests/support/rng.h"
+#include "tests/support/sheet.h"
+#include "tests/support/store_fault.h"
+#include "tests/support/store_log.h"
 #include "vhd/ops_int.h"
 
 /* How things fail. */

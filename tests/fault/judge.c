@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Verdicts. The folder is looked at as it is, as if the process had died, and as a power cut would leave it: with nothing
- * that was not synced, and with some of it.
+ * Verdicts. The folder is looked at as it is, as if the process had died, and as a power cut would leave it: with
+ * nothing that was not synced, and with some of it.
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -15,8 +15,8 @@ void run_violation(struct run *run, const char *fmt, ...)
 
 	if (run->violations++ > 0)
 		return;		/* the first one says it */
-	fprintf(stderr, "FAIL --only %s --mode %s --k %" PRIu64 "%s: ", run->w->name, run->mode ? run->mode->name : "setup",
-		run->k, run->queued ? " --queue" : "");
+	fprintf(stderr, "FAIL --only %s --mode %s --k %" PRIu64 "%s: ", run->w->name,
+		run->mode ? run->mode->name : "setup", run->k, run->queued ? " --queue" : "");
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
@@ -167,8 +167,14 @@ static void submit(struct run *run, enum vhd_req_op op, uint64_t sector, uint64_
 	p->res = 1;
 	p->iov = (struct iovec){ buf, count * SHEET_SECTOR };
 	p->req = (struct vhd_req){
-		.op = op, .offset = sector * SHEET_SECTOR, .len = count * SHEET_SECTOR, .iov = &p->iov, .iovcnt = buf ? 1 : 0,
-		.buf_index = -1, .complete = request_done, .user = p,
+		.op = op,
+		.offset = sector * SHEET_SECTOR,
+		.len = count * SHEET_SECTOR,
+		.iov = &p->iov,
+		.iovcnt = buf ? 1 : 0,
+		.buf_index = -1,
+		.complete = request_done,
+		.user = p,
 	};
 	vhd_queue_submit(run->queue, &p->req);
 }

@@ -16,7 +16,10 @@
 static void make_base(struct run *run, const char *name)
 {
 	struct vhd_format_create c = {
-		.size = run->w->size, .block_size = run->w->block, .logical_sector = SHEET_SECTOR, .kind = VHD_KIND_DYNAMIC,
+		.size = run->w->size,
+		.block_size = run->w->block,
+		.logical_sector = SHEET_SECTOR,
+		.kind = VHD_KIND_DYNAMIC,
 	};
 	struct sp_err err = { 0 };
 
@@ -397,7 +400,9 @@ static void run_flatten(struct run *run)
 static int convert(const struct work *w, struct store_folder *f, struct sp_err *err)
 {
 	struct vhd_convert_opts o = {
-		.source = { .format = w->format }, .target = { .format = w->format, .block_size = w->block }, .threads = 1,
+		.source = { .format = w->format },
+		.target = { .format = w->format, .block_size = w->block },
+		.threads = 1,
 	};
 
 	return vhd_convert_in(f, "disk", f, "copy", &o, NULL, err);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "sheet.h"
+#include "tests/support/sheet.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -4,8 +4,9 @@
 /*
  * sheet - what each sector of a small disk may read as when operations on it may fail.
  *
- * A sector carries its number and a stamp, so that another sector's bytes are seen at once; stamp 0 is zeros. There are two
- * truths per sector: what a read may give now ("live"), and what may be found after the process died or the power failed
+ * A sector carries its number and a stamp, so that another sector's bytes are seen at once; stamp 0 is zeros. There are
+ *two truths per sector: what a read may give now ("live"), and what may be found after the process died or the power
+ *failed
  * ("durable").
  *
  *	a write succeeds	live = { new }		durable += new

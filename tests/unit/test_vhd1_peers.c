@@ -159,17 +159,10 @@ static void libvhdi_reads_ours(void **state)
 	assert_int_equal(run("vhdiinfo c.vhd | grep -F 'base.vhd'"), 0);
 }
 
-static const struct single_row { const char *name; CMUnitTestFunction run; } single_rows[] = {
+static const struct single_row single_rows[] = {
 	{ "QEMU's image, written by us", we_write_theirs },
 	{ "libvhdi reads a differencing image", libvhdi_reads_ours },
 };
-
-static void single(void **state)
-{
-	const struct single_row *row = *state;
-
-	row->run(NULL);
-}
 
 int main(void)
 {
@@ -178,7 +171,7 @@ int main(void)
 	if (!mkdtemp(folder))
 		return 1;
 	failed += ROWS_RUN(kind_rows, qemu_reads_ours);
-	failed += ROWS_RUN(single_rows, single);
+	failed += ROWS_RUN(single_rows, rows_single);
 	run("rm -f ./*");
 	rmdir(folder);
 	return failed != 0;
