@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-2-Clause
+# Long runs with fresh seeds, for a night: power cuts, the model, fuzzing. Each prints the seed that repeats it.
+#
+#   tests/soak.sh BUILD	hours by SPINDLE_SOAK_HOURS (default 8); ends at the first failure
+set -eu
+build=$1
+end=$(($(date +%s) + ${SPINDLE_SOAK_HOURS:-8} * 3600))
+round=0
+while [ "$(date +%s)" -lt "$end" ]; do
+	round=$((round + 1))
+	seed=$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+	echo "soak: round $round, seed $seed, $(date -u +%FT%TZ)"
+	"$build/tests/crash/crash" --states 1000000 --qemu 2000 --seed "$seed"
+	"$build/tests/model/model" --ops 5000000 --seed "$seed"
+	SPINDLE_FUZZ_SECONDS=300 tests/fuzz/run.sh
+done
+echo "soak: $round rounds, nothing found"
