@@ -40,7 +40,7 @@ if [ "${SPINDLE_FUZZ_SECONDS:-60}" -gt 0 ]; then
 	folders+=(build-fuzz)
 fi
 
-configure build-seed -Dwerror=true -Dseed_bug=RUNTIME -Dc_args=-O1 &&
+configure build-seed -Dseed_bug=RUNTIME -Dc_args=-O1 &&
 	ninja -C build-seed && run build-seed --suite seeded || status=1
 folders+=(build-seed)
 

@@ -135,7 +135,7 @@ static int put_locator(struct vhdx *x, const uint8_t *bytes, uint64_t len, uint6
 	struct { le32_t offset, length; } place = {
 		le32_make((uint32_t)(at - region->offset)), le32_make((uint32_t)len),
 	};
-	uint64_t entry;
+	uint64_t entry = 0;
 	int r = find_table_entry(x, &entry);
 
 	if (r == 0)
