@@ -4,7 +4,8 @@
 
 usage: bench.py BUILD_DIR [--quick] [--runs N] [--only ROW]... [--where tmpfs|disk]... [--nice N] [--json FILE]
 
-Ours and the peer take turns, so that what else the machine does hits both. Every figure is a median. All files live in
+Ours and the peer take turns, so that what else the machine does hits both. Every figure is a median; "unsure" says
+that single pairs of runs fell on both sides of the goal. All files live in
 one folder per place and go away at the end, whatever happens. Exit status 1 when a measurement broke, not when a goal
 was missed.
 """
@@ -142,7 +143,8 @@ class Bench:
             peer.once()
         a, b = ours.median(), peer.median()
         ratio = b / a if unit == 's' else a / b
-        self.add(what, unit, ours.report(), peer.report(), ratio, goal)
+        pairs = [y / x if unit == 's' else x / y for x, y in zip(ours.values, peer.values)]
+        self.add(what, unit, ours.report(), peer.report(), ratio, goal, (min(pairs), max(pairs)))
         print('   %s, %s %s: ratio %.2f%s; processor time for the same work %.2f' % (
             number(a, unit), peer.name, number(b, unit), ratio, verdict(self.results[-1]), cpu_ratio(ours, peer)))
 
@@ -156,12 +158,13 @@ class Bench:
         self.add(what, unit, side.report(), None, None, goal)
         print('   %s%s' % (number(side.median(), unit), verdict(self.results[-1])))
 
-    def add(self, what, unit, ours, peer, ratio, goal):
+    def add(self, what, unit, ours, peer, ratio, goal, spread=None):
         reached = None
         if goal is not None:
             reached = ours['median'] <= goal if peer is None else ratio >= goal
         self.results.append({'row': self.row, 'where': self.where, 'what': what, 'unit': unit, 'ours': ours,
-                             'peer': peer, 'ratio': ratio, 'goal': goal, 'reached': reached})
+                             'peer': peer, 'ratio': ratio, 'spread': spread, 'goal': goal, 'reached': reached,
+                             'unsure': bool(spread and goal and spread[0] < goal <= spread[1])})
         sys.stdout.flush()
 
     def part(self, measure, *args):
@@ -200,7 +203,7 @@ def verdict(result):
     if goal is None:
         return ''
     text = ('goal >= %g' % goal) if result['peer'] else 'goal <= %s' % number(goal, result['unit'])
-    return ' (%s: %s)' % (text, 'reached' if result['reached'] else 'MISSED')
+    return ' (%s: %s%s)' % (text, 'reached' if result['reached'] else 'MISSED', ', unsure' * result['unsure'])
 
 
 # ---- sides --------------------------------------------------------------------------------------------
@@ -702,13 +705,14 @@ def print_about(facts):
 
 
 def table(results):
-    rows = [('where', 'what', 'ours', 'peer', 'ratio', 'goal', 'reached')]
+    rows = [('where', 'what', 'ours', 'peer', 'ratio', 'of pairs', 'goal', 'reached')]
     for r in results:
         unit, peer = r['unit'], r['peer']
         goal = '' if r['goal'] is None else '>= %g' % r['goal'] if peer else '<= %s' % number(r['goal'], unit)
         rows.append((r['where'], r['what'], number(r['ours']['median'], unit),
-                     number(peer['median'], unit) if peer else '', '%.2f' % r['ratio'] if peer else '', goal,
-                     {True: 'yes', False: 'NO', None: ''}[r['reached']]))
+                     number(peer['median'], unit) if peer else '', '%.2f' % r['ratio'] if peer else '',
+                     '%.2f-%.2f' % r['spread'] if peer else '', goal,
+                     {True: 'yes', False: 'NO', None: ''}[r['reached']] + ' (unsure)' * r['unsure']))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return '\n'.join(' | '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
 
@@ -761,8 +765,9 @@ def main():
         for entry in getattr(bench, word):
             print('%s: %s, %s: %s' % (word, entry['row'], entry['where'], entry['why']))
     goals = [r for r in bench.results if r['reached'] is not None]
-    print('load average %.1f before, %.1f after; %d of %d goals reached' % (
-        facts['load-before'][0], facts['load-after'][0], sum(r['reached'] for r in goals), len(goals)))
+    print('load average %.1f before, %.1f after; %d of %d goals reached, %d of all unsure' % (
+        facts['load-before'][0], facts['load-after'][0], sum(r['reached'] for r in goals), len(goals),
+        sum(r['unsure'] for r in goals)))
     name = bench.args.json or os.path.join(bench.build, 'bench.json')
     with open(name, 'w', encoding='utf-8') as f:
         json.dump(dict(facts, results=bench.results, skipped=bench.skipped, broken=bench.broken), f, indent=1)
