@@ -28,6 +28,7 @@
 #define ITEMS_OFFSET VHDX_METADATA_TABLE_SIZE
 #define LOCATOR_OFFSET (ITEMS_OFFSET + VHDX_PAGE)
 #define PIECE SP_KIB(64)		/* of the BAT of a fixed image */
+#define BAT_ALLOCATED_MAX SP_MIB(16)
 
 /* ---- what is asked for --------------------------------------------------------------------------- */
 
@@ -140,6 +141,16 @@ static int plan_make(const struct vhd_format_create *c, struct plan *p, struct s
 
 /* ---- writing the parts --------------------------------------------------------------------------- */
 
+/* Log and BAT get their space at once, as far as that is cheap: a flush that finds none for them could not tell whose write
+ * is lost, and would end the disk's writable life. */
+static int allocate_metadata(struct store *s, const struct plan *p)
+{
+	uint64_t bat = sp_align_up(p->geo.bat_entries * sizeof(le64_t), VHDX_PAGE);
+	int r = store_zero(s, p->log_offset, p->log_length);
+
+	return r < 0 ? r : store_zero(s, p->bat_offset, sp_min(bat, BAT_ALLOCATED_MAX));
+}
+
 /* Room, zeroed. On a device old bytes stand there; a preallocated file gets its space now. */
 static int make_room(struct store *s, const struct plan *p)
 {
@@ -147,6 +158,8 @@ static int make_room(struct store *s, const struct plan *p)
 
 	if (r == 0 && s->is_device)
 		return store_zero(s, 0, p->file_size);
+	if (r == 0)
+		r = allocate_metadata(s, p);
 	if (r == 0 && p->fixed && p->preallocate)
 		r = store_zero(s, p->data_offset, p->file_size - p->data_offset);
 	return r;

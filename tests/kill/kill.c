@@ -82,14 +82,12 @@ static void make(const char *path, enum vhd_format_id format)
 	must(vhd_create(path, &o, &err), &err, "create");
 }
 
-/* qemu-img's opinion, where it is installed and has one. */
-static void ask_qemu(struct place *p, const char *path, const char *format)
+/* qemu-img's opinion, where it is installed: it has one on VHDX without parent. */
+static void ask_qemu(struct place *p, const char *path)
 {
 	char command[600];
 
-	if (strcmp(format, "vhdx") != 0)
-		return;
-	snprintf(command, sizeof(command), "qemu-img check -q -f %s '%s' >/dev/null 2>&1", format, path);
+	snprintf(command, sizeof(command), "qemu-img check -q -f vhdx '%s' >/dev/null 2>&1", path);
 	switch (system(command)) {
 	case 0: p->t->qemu++; break;
 	case 127 << 8: break;
@@ -165,8 +163,8 @@ static void kill_writers(struct place *p, const char *name, enum vhd_format_id f
 		if (i % 4 == 1)
 			verify(p, l, path, false, "read-only after kill -9");
 		verify(p, l, path, true, "after kill -9");
-		if (i % 10 == 0)
-			ask_qemu(p, path, vhd_format_name(format));
+		if (i % 10 == 0 && strcmp(name, "disk.vhdx") == 0)
+			ask_qemu(p, path);
 	}
 	p->t->writes += l->writes;
 	p->t->flushes += l->flushes;
