@@ -141,8 +141,8 @@ static int plan_make(const struct vhd_format_create *c, struct plan *p, struct s
 
 /* ---- writing the parts --------------------------------------------------------------------------- */
 
-/* Log and BAT get their space at once, as far as that is cheap: a flush that finds none for them could not tell whose write
- * is lost, and would end the disk's writable life. */
+/* Log and BAT get their space at once, as far as that is cheap: a flush that finds none for them could not tell whose
+ * write is lost, and would end the disk's writable life. */
 static int allocate_metadata(struct store *s, const struct plan *p)
 {
 	uint64_t bat = sp_align_up(p->geo.bat_entries * sizeof(le64_t), VHDX_PAGE);

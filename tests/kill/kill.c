@@ -2,9 +2,9 @@
 /*
  *   kill --tool VHD-TOOL [--kills N] [--seed S] FOLDER...
  *
- * kill -9 of a process that writes to a disk, and of vhd-tool in the middle of an operation, again and again. What it had
- * been told was durable is there, the image opens at once, the checker finds no damage, and no half-made image stands
- * under a final name. Folders should lie on different file systems; each gets its share.
+ * kill -9 of a process that writes to a disk, and of vhd-tool in the middle of an operation, again and again. What it
+ * had been told was durable is there, the image opens at once, the checker finds no damage, and no half-made image
+ * stands under a final name. Folders should lie on different file systems; each gets its share.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -20,8 +20,8 @@
 
 #include "base/bytes.h"
 #include "base/env.h"
-#include "load.h"
-#include "rng.h"
+#include "tests/support/load.h"
+#include "tests/support/rng.h"
 #include "vhd/ops.h"
 
 #define OPEN_WITHIN_NS 1000000000u
@@ -372,8 +372,10 @@ int main(int argc, char **argv)
 		rng_init(&p.rng, seed + i);
 		in_folder(&p, i, kills / folders + (i < kills % folders));
 	}
-	printf("kill: %" PRIu64 " writers and %" PRIu64 " runs of vhd-tool killed; %" PRIu64 " writes acknowledged by %" PRIu64
-	       " flushes, 0 lost; slowest open %" PRIu64 ".%03" PRIu64 " s; %" PRIu64 " judged by qemu-img\n", t.kills,
-	       t.tool_kills, t.writes, t.flushes, t.slowest_open / 1000000000u, t.slowest_open / 1000000 % 1000, t.qemu);
+	printf("kill: %" PRIu64 " writers and %" PRIu64 " runs of vhd-tool killed; %" PRIu64
+	       " writes acknowledged by %" PRIu64 " flushes, 0 lost; slowest open %" PRIu64 ".%03" PRIu64 " s; %" PRIu64
+	       " judged by qemu-img\n",
+	       t.kills, t.tool_kills, t.writes, t.flushes, t.slowest_open / 1000000000u,
+	       t.slowest_open / 1000000 % 1000, t.qemu);
 	return 0;
 }

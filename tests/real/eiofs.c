@@ -2,8 +2,8 @@
 /*
  *   eiofs FILE SWITCH MOUNTPOINT [FUSE option...]
  *
- * A file system with one file, "disk", that shows FILE. While a file named SWITCH exists, writes to "disk" and syncs of it fail
- * with EIO. A loop device on top gives a real file system that loses writes.
+ * A file system with one file, "disk", that shows FILE. While a file named SWITCH exists, writes to "disk" and syncs of
+ * it fail with EIO. A loop device on top gives a real file system that loses writes.
  */
 #define FUSE_USE_VERSION 31
 #include <errno.h>
@@ -72,7 +72,12 @@ static int fs_fsync(const char *path, int datasync, struct fuse_file_info *fi)
 }
 
 static const struct fuse_operations operations = {
-	.getattr = fs_getattr, .readdir = fs_readdir, .open = fs_open, .read = fs_read, .write = fs_write, .fsync = fs_fsync,
+	.getattr = fs_getattr,
+	.readdir = fs_readdir,
+	.open = fs_open,
+	.read = fs_read,
+	.write = fs_write,
+	.fsync = fs_fsync,
 };
 
 int main(int argc, char **argv)

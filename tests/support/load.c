@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "load.h"
+#include "tests/support/load.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -9,8 +9,8 @@
 #include <sys/mman.h>
 
 #include "base/env.h"
-#include "rng.h"
-#include "sheet.h"
+#include "tests/support/rng.h"
+#include "tests/support/sheet.h"
 #include "vhd/check.h"
 
 #define DEPTH 16
@@ -127,7 +127,9 @@ static void submit_write(struct writer *w, struct slot *s)
 	atomic_store(&w->l->issued[cell], s->what.stamp);
 	sheet_fill(s->buf, offset / SHEET_SECTOR, SECTORS, s->what.stamp);
 	s->iov = (struct iovec){ s->buf, LOAD_CELL };
-	s->req = (struct vhd_req){ .op = VHD_REQ_WRITE, .offset = offset, .len = LOAD_CELL, .iov = &s->iov, .iovcnt = 1 };
+	s->req = (struct vhd_req){
+		.op = VHD_REQ_WRITE, .offset = offset, .len = LOAD_CELL, .iov = &s->iov, .iovcnt = 1
+	};
 	if (rng_chance(&w->rng, 1, 64))
 		s->req.flags = VHD_REQ_FUA;
 }
@@ -240,7 +242,8 @@ static int judge_cell(struct load *l, unsigned cell, const uint8_t *buf, char *t
 		if (stamp < 0 || stamp > issued || (stamp == 0 && !may_be_zero) ||
 		    (stamp > 0 && stamp < acked && cell < LOAD_TRIMMED)) {
 			sheet_describe(buf + i * SHEET_SECTOR, have, sizeof(have));
-			snprintf(text, size, "sector %" PRIu64 " holds %s, acknowledged was stamp %" PRIu32 ", issued %" PRIu32,
+			snprintf(text, size,
+				 "sector %" PRIu64 " holds %s, acknowledged was stamp %" PRIu32 ", issued %" PRIu32,
 				 sector, have, acked, issued);
 			return -1;
 		}

@@ -4,9 +4,9 @@
 /*
  * load - a process that writes to a disk through a queue until it is killed, and what it has told its parent by then.
  *
- * The disk has cells of 4 KiB. Each write of a cell carries a higher stamp than the one before, with one write of a cell at
- * a time, so a cell may hold anything from the last stamp a flush acknowledged up to the last one issued. Cells of the
- * last quarter are discarded now and then: they may also hold zeros, but never another cell's bytes.
+ * The disk has cells of 4 KiB. Each write of a cell carries a higher stamp than the one before, with one write of a
+ * cell at a time, so a cell may hold anything from the last stamp a flush acknowledged up to the last one issued. Cells
+ * of the last quarter are discarded now and then: they may also hold zeros, but never another cell's bytes.
  */
 #include <stdatomic.h>
 #include <stdbool.h>
