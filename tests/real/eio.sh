@@ -10,7 +10,7 @@ for type in ext4 xfs; do
 	for image in disk.vhdx disk.vhd; do
 		truncate -s 0 "$dir/disk"
 		truncate -s 512M "$dir/disk"
-		"$EIOFS" "$dir/disk" "$dir/trouble" "$dir/fuse" -f &
+		"$EIOFS" "$dir/disk" "$dir/trouble" "$dir/fuse" -f 2>"$dir/fuse.log" &
 		daemon=$!
 		for _ in $(seq 100); do
 			[ -e "$dir/fuse/disk" ] && break
