@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef SPINDLE_STORVSP_SCSI_INT_H
+#define SPINDLE_STORVSP_SCSI_INT_H
+/*
+ * Between the files of the SCSI target. A command is a row of a table: what it is called, when it may run, which bits
+ * of its CDB mean something, and a handler.
+ */
+#include <pthread.h>
+
+#include "storvsp/scsi.h"
+
+/* ---- sense: key, additional code and qualifier in one number ------------------------------------------- */
+
+#define SCSI_SENSE(key, asc, ascq) ((uint32_t)(key) << 16 | (uint32_t)(asc) << 8 | (uint32_t)(ascq))
+#define SCSI_SENSE_INVALID_OPCODE	SCSI_SENSE(0x5, 0x20, 0x00)
+#define SCSI_SENSE_INVALID_FIELD	SCSI_SENSE(0x5, 0x24, 0x00)
+#define SCSI_SENSE_INVALID_PARAMETER	SCSI_SENSE(0x5, 0x26, 0x00)
+#define SCSI_SENSE_LIST_LENGTH		SCSI_SENSE(0x5, 0x1a, 0x00)
+#define SCSI_SENSE_LBA_RANGE		SCSI_SENSE(0x5, 0x21, 0x00)
+#define SCSI_SENSE_SAVING		SCSI_SENSE(0x5, 0x39, 0x00)
+#define SCSI_SENSE_PREVENTED		SCSI_SENSE(0x5, 0x53, 0x02)
+#define SCSI_SENSE_WRITE_PROTECTED	SCSI_SENSE(0x7, 0x27, 0x00)
+#define SCSI_SENSE_NO_SPACE		SCSI_SENSE(0x7, 0x27, 0x07)
+#define SCSI_SENSE_READ_ERROR		SCSI_SENSE(0x3, 0x11, 0x00)
+#define SCSI_SENSE_WRITE_ERROR		SCSI_SENSE(0x3, 0x0c, 0x00)
+#define SCSI_SENSE_INTERNAL		SCSI_SENSE(0x4, 0x44, 0x00)
+#define SCSI_SENSE_MISCOMPARE		SCSI_SENSE(0xe, 0x1d, 0x00)
+#define SCSI_SENSE_ABORTED		SCSI_SENSE(0xb, 0x00, 0x00)
+#define SCSI_SENSE_NO_MEDIUM_CLOSED	SCSI_SENSE(0x2, 0x3a, 0x01)
+#define SCSI_SENSE_NO_MEDIUM_OPEN	SCSI_SENSE(0x2, 0x3a, 0x02)
+#define SCSI_UA_POWER_ON		SCSI_SENSE(0x6, 0x29, 0x00)
+#define SCSI_UA_CAPACITY		SCSI_SENSE(0x6, 0x2a, 0x09)
+#define SCSI_UA_MODE			SCSI_SENSE(0x6, 0x2a, 0x01)
+#define SCSI_UA_PARAMETERS		SCSI_SENSE(0x6, 0x3f, 0x02)
+#define SCSI_UA_LUNS			SCSI_SENSE(0x6, 0x3f, 0x0e)
+#define SCSI_UA_MEDIUM			SCSI_SENSE(0x6, 0x28, 0x00)
+#define SCSI_UA_PREEMPTED		SCSI_SENSE(0x6, 0x2a, 0x03)
+#define SCSI_UA_RELEASED		SCSI_SENSE(0x6, 0x2a, 0x04)
+
+/* ---- the table ----------------------------------------------------------------------------------------- */
+
+#define SCSI_CMD_DISK	     0x01u
+#define SCSI_CMD_DVD	     0x02u
+#define SCSI_CMD_DESPITE_UA  0x04u	/* INQUIRY, REPORT LUNS, REQUEST SENSE */
+#define SCSI_CMD_READS	     0x08u	/* conflicts with exclusive-access reservations of others */
+#define SCSI_CMD_WRITES	     0x10u	/* conflicts with every reservation of others; refused when write protected */
+#define SCSI_CMD_RESERVED_OK 0x20u	/* runs despite anybody's reservation */
+#define SCSI_CMD_MEDIUM	     0x40u	/* needs one */
+
+struct scsi_command {
+	uint8_t opcode;
+	int16_t action;			/* service action in byte 1 bits 4..0, or -1 */
+	uint8_t length;			/* 6, 10, 12, 16 */
+	uint8_t flags;			/* SCSI_CMD_* */
+	const char *name;
+	uint8_t usage[16];		/* which CDB bits are looked at: REPORT SUPPORTED OPCODES tells, and reserved
+					 * bits that are set are an invalid field. usage[0] is the opcode */
+	void (*execute)(struct scsi_task *t);
+};
+
+struct scsi_command_table { const struct scsi_command *command; unsigned count; };
+extern const struct scsi_command_table scsi_table_spc;	/* scsi_spc.c: identification, mode, log, start/stop, opcodes */
+extern const struct scsi_command_table scsi_table_sbc;	/* scsi_sbc.c: capacities, data path, provisioning */
+extern const struct scsi_command_table scsi_table_reserve;	/* scsi_reserve.c */
+extern const struct scsi_command_table scsi_table_mmc;	/* scsi_mmc.c */
+/* The row for a CDB on a kind of unit; NULL: unknown. scsi_command.c */
+const struct scsi_command *scsi_command_find(enum scsi_kind kind, const uint8_t cdb[16]);
+
+/* ---- ends of a task: exactly one of them, once (scsi_task.c) -------------------------------------------- */
+
+void scsi_good(struct scsi_task *t);
+void scsi_fail(struct scsi_task *t, uint32_t sense);
+void scsi_fail_at(struct scsi_task *t, uint32_t sense, uint64_t information);	/* LBA or offset */
+void scsi_fail_field(struct scsi_task *t, uint32_t sense, bool in_cdb, uint16_t byte);	/* with field pointer */
+void scsi_conflict(struct scsi_task *t);
+/* An errno of the engine: ENOSPC 7/27/07, EROFS 7/27/00, EIO by direction, poisoned 4/44/00 ... */
+void scsi_fail_errno(struct scsi_task *t, int res, bool write, uint64_t lba);
+/* Data-in of a small answer, cut at @allocation and at the buffer: copies out, ends the task well. */
+void scsi_answer(struct scsi_task *t, const void *data, uint32_t len, uint32_t allocation);
+/* Data-out of a parameter list, copied once. False: the buffer is shorter (the task has been failed). */
+bool scsi_parameters(struct scsi_task *t, void *ret_data, uint32_t len);
+
+/* ---- unit ----------------------------------------------------------------------------------------------- */
+
+#define SCSI_UAS 8u			/* queued per nexus; equal ones are kept once */
+
+struct scsi_reservations;		/* scsi_reserve.c */
+struct scsi_dvd;			/* scsi_mmc.c */
+
+struct scsi_lu {
+	enum scsi_kind kind;
+	struct scsi_backend *backend;	/* DVD: NULL without medium, changes under lock */
+	struct scsi_geometry geometry;	/* kept; refreshed by scsi_lu_resized() under lock, read by workers */
+	bool read_only, write_through;
+	struct sp_guid identity;
+	char serial[37];
+	pthread_mutex_t lock;		/* everything below, and geometry's writers. Never held over I/O */
+	struct {
+		bool connected;
+		struct sp_guid id;
+		unsigned uas;		/* atomic read without lock: 0 is the fast path */
+		uint32_t ua[SCSI_UAS];
+	} nexus[SCSI_NEXUSES];
+	bool d_sense;
+	struct scsi_reservations *reservations;
+	uint32_t reserved;		/* atomic: some reservation exists, look closer */
+	struct scsi_dvd *dvd;
+	struct scsi_queue *queues;	/* list of all, for statistics and exclusive access */
+	struct scsi_exclusive *exclusive;	/* scsi_exclusive.c: COMPARE AND WRITE against writes of all workers */
+};
+
+void scsi_ua_raise(struct scsi_lu *lu, const struct scsi_nexus *except, uint32_t ua);	/* all nexuses but @except */
+void scsi_ua_raise_one(struct scsi_lu *lu, uint32_t nexus, uint32_t ua);
+uint32_t scsi_ua_take(struct scsi_lu *lu, const struct scsi_nexus *nexus);	/* 0: none */
+
+/* May this nexus run this command now? scsi_reserve.c; called only when lu->reserved is set. */
+bool scsi_reservation_allows(struct scsi_lu *lu, const struct scsi_nexus *nexus, const struct scsi_command *cmd,
+			     const uint8_t cdb[16]);
+int scsi_reservations_new(const char *path, struct scsi_lu *lu, struct sp_err *err);	/* path NULL: not kept */
+void scsi_reservations_free(struct scsi_lu *lu);
+void scsi_reservations_power_on(struct scsi_lu *lu, const struct scsi_nexus *nexus);
+int scsi_dvd_new(struct scsi_lu *lu);
+void scsi_dvd_free(struct scsi_lu *lu);
+
+static inline struct scsi_lu *scsi_task_lu(const struct scsi_task *t);
+
+/* ---- queue ---------------------------------------------------------------------------------------------- */
+
+struct scsi_queue {
+	struct scsi_lu *lu;
+	struct scsi_bqueue *bqueue;
+	unsigned depth, inflight;
+	struct scsi_stats stats;	/* written by the worker with relaxed stores, read by anybody */
+	unsigned (*luns)(void *ctx, uint8_t ret_lun[256]);
+	void *luns_ctx;
+	struct scsi_queue *next;	/* lu->queues */
+	unsigned writes_inflight;	/* atomic; see scsi_exclusive.c */
+	struct scsi_task *parked;	/* wait for an exclusive command of another worker */
+	uint64_t changed_ns;		/* of inflight, for busy and queue time */
+};
+
+static inline struct scsi_lu *scsi_task_lu(const struct scsi_task *t)
+{
+	return t->queue->lu;
+}
+
+/* Submit t->req as filled in; the task ends well or by scsi_fail_errno(). Or goes on in t->step(), if set. */
+void scsi_submit(struct scsi_task *t);
+
+#endif
