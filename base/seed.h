@@ -7,7 +7,8 @@
  * environment says SPINDLE_SEED_BUG=LOG_NO_FLUSH The catalogue, and which harness must catch what, is
  * tests/seeded/catalogue.
  */
-#ifdef SEED_BUG_RUNTIME
+/* A program without an environment has none to ask. */
+#if defined(SEED_BUG_RUNTIME) && __STDC_HOSTED__
 #include <stdbool.h>
 
 bool sp_seed_bug_active(const char *name);

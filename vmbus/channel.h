@@ -29,15 +29,17 @@ struct vmbus_channel {
 };
 
 /* Both rings lie in one GPADL: pages [0, downstream) are the ring guests write, the rest is the ring they read.
- * @host: which of the two ends this one is. The mapping belongs to the caller.
+ * @host: which of the two ends this one is. The mapping belongs to the caller, as do mem, ops, ctx and event_fd, which
+ * are left as they are.
  * 0, -EINVAL (a part of less than two pages), -EBADMSG (indices). */
 int vmbus_channel_init(struct vmbus_channel *ch, const struct vmbus_mapping *mapping, unsigned downstream, bool host);
 
 int vmbus_channel_receive(struct vmbus_channel *ch, void *buf, size_t room, struct vmbus_packet *ret_packet);
-int vmbus_channel_send(struct vmbus_channel *ch, const struct vmbus_packet *packet);	/* shown by flush */
+/* Shown by flush. -EAGAIN: no room; the peer has been asked for a signal on event_fd once there is. */
+int vmbus_channel_send(struct vmbus_channel *ch, const struct vmbus_packet *packet);
 void vmbus_channel_flush(struct vmbus_channel *ch);	/* publishes both indices; signals where the peer wants it */
 bool vmbus_channel_sleep(struct vmbus_channel *ch);	/* flush, unmask, look: true when it may sleep on event_fd */
-void vmbus_channel_wake(struct vmbus_channel *ch);	/* drain event_fd, mask */
+void vmbus_channel_wake(struct vmbus_channel *ch);	/* drain event_fd (which does not block), mask */
 
 /* ---- devices behind offers --------------------------------------------------------------------------- */
 

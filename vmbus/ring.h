@@ -40,6 +40,7 @@ struct vmbus_ring_in {
 	uint32_t published;
 	uint32_t write;		/* the producer's index at the last look, checked */
 	bool broken;
+	bool owes_signal;	/* unmask published and found the producer waiting; publish says so */
 };
 
 /* Starts where the control page's read index stands. 0 or -EBADMSG (indices out of range, ring smaller than a page). */
@@ -54,7 +55,8 @@ int vmbus_ring_in_next(struct vmbus_ring_in *in, void *buf, size_t room, struct 
 bool vmbus_ring_in_publish(struct vmbus_ring_in *in);
 /* Asks the producer not to signal (polling). */
 void vmbus_ring_in_mask(struct vmbus_ring_in *in);
-/* Publishes, asks for signals again, looks once more. True: there is data (or a broken ring), do not sleep. */
+/* Publishes, asks for signals again, looks once more. True: there is data, a broken ring, or a signal owed to the
+ * producer (the next publish says so): do not sleep. */
 bool vmbus_ring_in_unmask(struct vmbus_ring_in *in);
 /* Bytes ready to be read, by a fresh look; 0 when broken. Cheap enough to poll. */
 uint32_t vmbus_ring_in_ready(struct vmbus_ring_in *in);
@@ -67,6 +69,8 @@ struct vmbus_ring_out {
 	uint32_t published;
 	uint32_t read;		/* the consumer's index at the last look */
 	bool broken;
+	bool waiting;		/* asked for a signal once there is room */
+	bool owes_signal;	/* wait published to an idle consumer; publish says so */
 };
 
 /* Announces the pending-send-size feature. 0 or -EBADMSG. */
@@ -77,7 +81,8 @@ uint32_t vmbus_ring_packet_size(uint32_t extra_len, uint32_t payload_len);
 int vmbus_ring_out_put(struct vmbus_ring_out *out, const struct vmbus_packet *packet);
 /* Shows the consumer what has been put. True: it was idle and wants a signal. */
 bool vmbus_ring_out_publish(struct vmbus_ring_out *out);
-/* No room for @bytes (as of vmbus_ring_packet_size()): ask for a signal once there is. True: there is room already. */
+/* No room for @bytes (as of vmbus_ring_packet_size()): shows what has been put, asks for a signal once there is room.
+ * True: there is room already, or the ring is broken. Publish once more before sleeping. */
 bool vmbus_ring_out_wait(struct vmbus_ring_out *out, uint32_t bytes);
 uint32_t vmbus_ring_out_free(struct vmbus_ring_out *out);	/* by a fresh look; 0 when broken */
 
