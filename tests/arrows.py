@@ -20,9 +20,9 @@ ARROWS = {
     'vmbus': ['base'],
     'storvsp': ['base', 'vhd', 'vmbus'],
     'storvsc': ['base', 'vmbus', 'storvsp/vstor_wire.h'],
-    'vss': ['base', 'vhd'],
+    'vss': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/store.h'],
     'fuse': ['base', 'vhd', 'vss'],
-    'vmm': ['base', 'vhd', 'vss', 'storvsp', 'vmbus'],
+    'vmm': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/store.h', 'vss', 'storvsp', 'vmbus'],
     'tools': ['base', 'vhd', 'vss'],
 }
 # What a room shows to others; a room that is not here shows all but *_int.h.
