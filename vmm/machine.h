@@ -17,8 +17,8 @@ struct vmm_machine;
 enum vmm_state { VMM_STARTING, VMM_RUNNING, VMM_PAUSED, VMM_SHUTDOWN /* guest is off */, VMM_FAILED };
 
 /* Something happened that a control connection may want to hear: name as of QMP ("SHUTDOWN", "RESET", "POWERDOWN",
- * "STOP", "RESUME", "DEVICE_DELETED", "BLOCK_IO_ERROR", "GUEST_PANICKED", "VMBUS_CONNECTED"...), @data a json-c object or NULL,
- * taken over. */
+ * "STOP", "RESUME", "DEVICE_DELETED", "BLOCK_IO_ERROR", "GUEST_PANICKED", "VMBUS_CONNECTED"...), @data a json-c object
+ * or NULL, taken over. */
 typedef void (*vmm_event_fn)(void *ctx, const char *name, void *data);
 
 /* Opens every file, makes the partition and loads the guest; nothing runs yet. @loop outlives the machine. */
