@@ -353,7 +353,7 @@ bool vmbus_ring_out_wait(struct vmbus_ring_out *out, uint32_t bytes)
 	out->owes_signal |= out_show(out);
 	vmbus_store32(out->ring.control + VMBUS_RING_PENDING_SEND, bytes);
 	out->waiting = true;
-	/* The pending size before the load of the read index; the consumer stores that index, then looks at the size. */
+	/* The pending size before the load of the read index; the consumer stores that, then looks at the size. */
 	vmbus_full_barrier();
 	if (!out_look(out))
 		return true;
