@@ -45,6 +45,10 @@ struct scsi_backend_ops {
 	int (*kick)(struct scsi_bqueue *q);
 	int (*poll)(struct scsi_bqueue *q);
 	int (*fd)(struct scsi_bqueue *q);
+	/* Any thread: makes the fd readable, if one has been asked for. */
+	void (*wake)(struct scsi_bqueue *q);
+	/* Optional; any thread: a flush has failed, nothing can be written any more. */
+	bool (*poisoned)(struct scsi_backend *b);
 };
 struct scsi_backend { const struct scsi_backend_ops *ops; };	/* first member of each implementation */
 struct scsi_bqueue { const struct scsi_backend_ops *ops; };
@@ -89,7 +93,10 @@ void scsi_lu_resized(struct scsi_lu *lu);
 void scsi_lu_set_read_only(struct scsi_lu *lu, bool read_only);
 void scsi_lu_parameters_changed(struct scsi_lu *lu);	/* discard granularity after a snapshot */
 void scsi_lu_power_on(struct scsi_lu *lu, struct scsi_nexus *nexus);	/* guest reset: 29/00, RESERVE(6) gone */
-int scsi_lu_eject(struct scsi_lu *lu, bool force);	/* DVD: -EBUSY when the guest prevents it */
+/* DVD: takes the medium out and frees its backend, once every queue let go of it. From any thread that holds no task of
+ * the unit in flight. -EBUSY when the guest prevents it, -ENOMEDIUM when there is none, -ETIMEDOUT when requests did not
+ * end within 10 s: it is out then, but what is below the backend must stay until the unit is freed. */
+int scsi_lu_eject(struct scsi_lu *lu, bool force);
 int scsi_lu_insert(struct scsi_lu *lu, struct scsi_backend *medium);	/* DVD: taken over; -EBUSY when there is one */
 
 /* ---- queue -------------------------------------------------------------------------------------------- */
@@ -103,6 +110,9 @@ int scsi_queue_kick(struct scsi_queue *q);		/* starts what was executed; once pe
 int scsi_queue_poll(struct scsi_queue *q);		/* kicks, calls done(): how many, or -errno */
 int scsi_queue_fd(struct scsi_queue *q);		/* readable when poll has work; -1: none now (no medium) */
 unsigned scsi_queue_inflight(const struct scsi_queue *q);
+/* What takes many steps (UNMAP, WRITE SAME, VERIFY of a large range) ends after its present one, B/00/00; everything else
+ * in flight just finishes. For resets; scsi_queue_free() does it too. */
+void scsi_queue_cancel(struct scsi_queue *q);
 
 /* ---- task --------------------------------------------------------------------------------------------- */
 
@@ -139,6 +149,9 @@ struct scsi_task {
 	void *state;			/* of commands that take several steps; sp_alloc()ed */
 	int (*step)(struct scsi_task *t, int res);
 	uint64_t started_ns;
+	uint8_t account;		/* enum of scsi_int.h: where statistics count it */
+	bool counted;			/* among the writes in flight */
+	bool cancelled;
 };
 
 /* Executes on a unit through one worker's queue. */
@@ -162,7 +175,7 @@ struct scsi_stats {
 	uint64_t read_bytes, write_bytes, unmap_bytes;
 	uint64_t errors, reservation_conflicts;
 	uint64_t read_ns, write_ns, flush_ns;		/* sum of times */
-	uint64_t busy_ns;		/* at least one task in flight */
+	uint64_t busy_ns;		/* a queue has at least one task in flight; each queue counts for itself */
 	uint64_t queue_ns;		/* in flight x time: / elapsed = average queue length */
 	uint64_t latency[SCSI_LATENCY_BUCKETS];
 	uint32_t inflight, inflight_max;
