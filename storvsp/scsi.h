@@ -93,9 +93,9 @@ void scsi_lu_resized(struct scsi_lu *lu);
 void scsi_lu_set_read_only(struct scsi_lu *lu, bool read_only);
 void scsi_lu_parameters_changed(struct scsi_lu *lu);	/* discard granularity after a snapshot */
 void scsi_lu_power_on(struct scsi_lu *lu, struct scsi_nexus *nexus);	/* guest reset: 29/00, RESERVE(6) gone */
-/* DVD: takes the medium out and frees its backend, once every queue let go of it. From any thread that holds no task of
- * the unit in flight. -EBUSY when the guest prevents it, -ENOMEDIUM when there is none, -ETIMEDOUT when requests did not
- * end within 10 s: it is out then, but what is below the backend must stay until the unit is freed. */
+/* DVD: takes the medium out and frees its backend, once every queue let go of it. From any thread that holds no task
+ * of the unit in flight. -EBUSY when the guest prevents it, -ENOMEDIUM when there is none, -ETIMEDOUT when requests
+ * did not end within 10 s: it is out then, but what is below the backend must stay until the unit is freed. */
 int scsi_lu_eject(struct scsi_lu *lu, bool force);
 int scsi_lu_insert(struct scsi_lu *lu, struct scsi_backend *medium);	/* DVD: taken over; -EBUSY when there is one */
 
@@ -110,8 +110,8 @@ int scsi_queue_kick(struct scsi_queue *q);		/* starts what was executed; once pe
 int scsi_queue_poll(struct scsi_queue *q);		/* kicks, calls done(): how many, or -errno */
 int scsi_queue_fd(struct scsi_queue *q);		/* readable when poll has work; -1: none now (no medium) */
 unsigned scsi_queue_inflight(const struct scsi_queue *q);
-/* What takes many steps (UNMAP, WRITE SAME, VERIFY of a large range) ends after its present one, B/00/00; everything else
- * in flight just finishes. For resets; scsi_queue_free() does it too. */
+/* What takes many steps (UNMAP, WRITE SAME, VERIFY of a large range) ends after its present one, B/00/00; everything
+ * else in flight just finishes. For resets; scsi_queue_free() does it too. */
 void scsi_queue_cancel(struct scsi_queue *q);
 
 /* ---- task --------------------------------------------------------------------------------------------- */

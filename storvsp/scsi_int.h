@@ -48,8 +48,8 @@
 #define SCSI_CMD_MEDIUM	     0x40u	/* needs one */
 #define SCSI_CMD_PROTECT_OK  0x80u	/* with WRITES: runs on a write protected unit (SYNCHRONIZE CACHE) */
 
-/* What page B0h promises and the data path keeps. No limit is told for WRITE SAME and the range of UNMAP: any size goes,
- * in steps. */
+/* What page B0h promises and the data path keeps. No limit is told for WRITE SAME and the range of UNMAP: any size
+ * goes, in steps. */
 #define SCSI_UNMAP_DESCRIPTORS_MAX 2048u
 #define SCSI_COMPARE_BLOCKS_MAX	   64u
 
@@ -83,10 +83,10 @@ void scsi_conflict(struct scsi_task *t);
 void scsi_fail_errno(struct scsi_task *t, int res, bool write, uint64_t lba);
 /* Any other status without sense: SCSI_BUSY, SCSI_TASK_SET_FULL. */
 void scsi_end(struct scsi_task *t, uint8_t status);
-/* Fixed or descriptor format: at most SCSI_SENSE_MAX bytes to @ret_sense, their number returned. @information and @field
- * (bit 31: in the CDB; low 16 bits: byte) are optional. For REQUEST SENSE and the ends above. */
-uint8_t scsi_sense_build(uint8_t ret_sense[SCSI_SENSE_MAX], bool descriptor, uint32_t sense, const uint64_t *information,
-			 const uint32_t *field);
+/* Fixed or descriptor format: at most SCSI_SENSE_MAX bytes to @ret_sense, their number returned. @information and
+ * @field (bit 31: in the CDB; low 16 bits: byte) are optional. For REQUEST SENSE and the ends above. */
+uint8_t scsi_sense_build(uint8_t ret_sense[SCSI_SENSE_MAX], bool descriptor, uint32_t sense,
+			 const uint64_t *information, const uint32_t *field);
 /* Data-in of a small answer, cut at @allocation and at the buffer: copies out, ends the task well. */
 void scsi_answer(struct scsi_task *t, const void *data, uint32_t len, uint32_t allocation);
 /* Data-out of a parameter list, copied once. False: the buffer is shorter (the task has been failed). */
@@ -186,7 +186,7 @@ struct scsi_queue {
 	struct vhd_req *parked, **parked_tail;	/* requests of tasks that wait for lu->exclusive */
 	bool registered;		/* buffers are: buf_index may be used */
 	unsigned cancels;		/* grows with each scsi_queue_cancel() */
-	struct vhd_req sync;		/* SYNCHRONIZE CACHE with IMMED goes on behind the guest's back, one at a time */
+	struct vhd_req sync;		/* of SYNCHRONIZE CACHE with IMMED, which has been answered; one at a time */
 	bool sync_busy, sync_again;
 	uint64_t changed_ns;		/* of inflight, for busy and queue time */
 };
