@@ -13,6 +13,7 @@
  *   disk_commit.c flush with group commit, poison, return of freed space
  *   queue.c	   the asynchronous door
  *   switch.c	   drain and leaf switch
+ *   disk_grow.c   a larger disk under running I/O
  *
  * Lock order: commit.lock, then meta, then epoch.lock. None is held during payload I/O, except partial, which is held
  * for a whole read-modify-write and comes before all others.
@@ -56,7 +57,7 @@ struct vhd_disk {
 	bool orphaned;			/* the base names a parent that was not found */
 	bool below;			/* the base's parent was left out on purpose */
 
-	uint64_t size;
+	_Atomic uint64_t size;		/* grows while drained; looked at from anywhere */
 	uint32_t logical_sector, physical_sector;
 	bool writable;
 	bool threaded;			/* stores are host files: blocking work goes to the committer thread */

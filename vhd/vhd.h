@@ -105,6 +105,15 @@ int vhd_disk_write_zeroes(struct vhd_disk *d, uint64_t offset, uint64_t len);	/*
 int vhd_disk_discard(struct vhd_disk *d, uint64_t offset, uint64_t len);	/* advisory, reads zeros where done */
 int vhd_disk_flush(struct vhd_disk *d);		/* all writes completed before are durable on return */
 
+/**
+ * vhd_disk_grow - make the disk larger, durably; the new part reads zeros
+ * @size: bytes, multiple of the logical sector, not below the present size
+ *
+ * I/O of other threads and queues waits meanwhile. Not from a queue's completion. Returns 0, -ENOTSUP (smaller, or the
+ * format cannot), -EINVAL, -EROFS, -ETIMEDOUT (I/O that does not end), -ENOSPC, -EIO.
+ */
+int vhd_disk_grow(struct vhd_disk *d, uint64_t size, struct sp_err *err);
+
 enum vhd_range_kind {
 	VHD_RANGE_DATA,
 	VHD_RANGE_ZERO,		/* known to be zero */

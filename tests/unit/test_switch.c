@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Drain and leaf switch under load: threads with plain calls and with queues write while leaves are put on top. */
+/* Drain, leaf switch and growing under load: threads with plain calls and with queues write meanwhile. */
 #include "tests/unit/chain_fixture.h"
 
 #include <errno.h>
@@ -113,52 +113,129 @@ static void push_leaf(struct store_folder *f, struct vhd_disk *d, unsigned n, en
 	vhd_disk_resume(d);
 }
 
+/* THREADS writers on @s->d; load_stop() checks in the reopened chain what they wrote last. */
+static struct worker *load_start(struct shared *s)
+{
+	struct worker *w = calloc(THREADS, sizeof(*w));
+
+	for (unsigned i = 0; i < THREADS; i++) {
+		w[i].s = s;
+		w[i].index = i;
+		assert_int_equal(pthread_create(&w[i].thread, NULL, work, &w[i]), 0);
+	}
+	return w;
+}
+
+static void load_some_more(struct shared *s)
+{
+	unsigned long goal = atomic_load(&s->written) + 150;
+
+	while (atomic_load(&s->written) < goal)
+		sched_yield();
+}
+
+static void load_stop(struct shared *s, struct worker *w)
+{
+	atomic_store(&s->stop, true);
+	for (unsigned i = 0; i < THREADS; i++)
+		pthread_join(w[i].thread, NULL);
+}
+
+static void load_verify(struct vhd_disk *d, struct worker *w)
+{
+	uint8_t buf[CELL], want[CELL];
+
+	for (unsigned i = 0; i < THREADS; i++) {
+		for (unsigned cell = 0; cell < SP_ARRAY_SIZE(w[i].stamp); cell++) {
+			memset(want, 0, sizeof(want));
+			if (w[i].stamp[cell])
+				fill(want, i, cell, w[i].stamp[cell]);
+			assert_int_equal(vhd_disk_read(d, buf, CELL, cell_offset(&w[i], cell)), 0);
+			assert_memory_equal(buf, want, CELL);
+		}
+	}
+	free(w);
+}
+
 static void leaves_under_load(void **state)
 {
 	enum vhd_format_id format = *(const enum vhd_format_id *)*state;
 	struct store_folder *f = folder_new();
-	struct worker *w = calloc(THREADS, sizeof(*w));
 	struct shared s = { 0 };
 	struct sp_err err = { 0 };
-	uint8_t buf[CELL], want[CELL];
+	struct worker *w;
 	char name[16];
 
 	make_base(f, "l0", format, SIZE, 2u << 20, 512);
 	s.d = open_rw(f, "l0");
 	write_byte(s.d, 0, 512, 0);	/* its identity is settled by the first write */
-	for (unsigned i = 0; i < THREADS; i++) {
-		w[i].s = &s;
-		w[i].index = i;
-		assert_int_equal(pthread_create(&w[i].thread, NULL, work, &w[i]), 0);
-	}
+	w = load_start(&s);
 	for (unsigned n = 1; n <= LEAVES; n++) {
-		unsigned long goal = atomic_load(&s.written) + 150;
-
-		while (atomic_load(&s.written) < goal)
-			sched_yield();
+		load_some_more(&s);
 		push_leaf(f, s.d, n, format);
 	}
-	atomic_store(&s.stop, true);
-	for (unsigned i = 0; i < THREADS; i++)
-		pthread_join(w[i].thread, NULL);
+	load_stop(&s, w);
 	assert_int_equal(vhd_disk_layers(s.d), LEAVES + 1);
 	must(vhd_disk_close(s.d, &err), &err);
 
 	snprintf(name, sizeof(name), "l%u", LEAVES);
 	must(vhd_disk_open_in(f, name, NULL, &s.d, &err), &err);
 	assert_int_equal(vhd_disk_layers(s.d), LEAVES + 1);
-	for (unsigned i = 0; i < THREADS; i++) {
-		for (unsigned cell = 0; cell < SP_ARRAY_SIZE(w[i].stamp); cell++) {
-			memset(want, 0, sizeof(want));
-			if (w[i].stamp[cell])
-				fill(want, i, cell, w[i].stamp[cell]);
-			assert_int_equal(vhd_disk_read(s.d, buf, CELL, cell_offset(&w[i], cell)), 0);
-			assert_memory_equal(buf, want, CELL);
-		}
-	}
+	load_verify(s.d, w);
 	must(vhd_disk_close(s.d, &err), &err);
 	store_folder_close(f);
-	free(w);
+}
+
+static void grow_under_load(void **state)
+{
+	enum vhd_format_id format = *(const enum vhd_format_id *)*state;
+	struct store_folder *f = folder_new();
+	struct shared s = { 0 };
+	struct sp_err err = { 0 };
+	uint64_t size = SIZE;
+	struct worker *w;
+	uint8_t last[4];
+
+	make_base(f, "a", format, SIZE, 2u << 20, 512);
+	s.d = open_rw(f, "a");
+	w = load_start(&s);
+	for (unsigned n = 0; n < LEAVES; n++) {
+		load_some_more(&s);
+		size += SP_MIB(n % 3 + 1) + 512;
+		must(vhd_disk_grow(s.d, size, &err), &err);
+		assert_int_equal(vhd_disk_size(s.d), size);
+		assert_int_equal(vhd_disk_read(s.d, last, 4, size - 4), 0);
+		assert_memory_equal(last, "\0\0\0\0", 4);
+		assert_int_equal(vhd_disk_write(s.d, "tail", 4, size - 4), 0);
+	}
+	load_stop(&s, w);
+	must(vhd_disk_close(s.d, &err), &err);
+
+	must(vhd_disk_open_in(f, "a", NULL, &s.d, &err), &err);
+	assert_int_equal(vhd_disk_size(s.d), size);
+	assert_int_equal(vhd_disk_read(s.d, last, 4, size - 4), 0);
+	assert_memory_equal(last, "tail", 4);
+	load_verify(s.d, w);
+	must(vhd_disk_close(s.d, &err), &err);
+	store_folder_close(f);
+}
+
+static void grow_refused(void **state)
+{
+	struct store_folder *f = folder_new();
+	struct sp_err err = { 0 };
+	struct vhd_disk *d;
+
+	make_base(f, "a", VHD_FORMAT_VHDX, SIZE, 2u << 20, 4096);
+	d = open_rw(f, "a");
+	assert_int_equal(vhd_disk_grow(d, SIZE - 4096, &err), -ENOTSUP);
+	assert_int_equal(vhd_disk_grow(d, SIZE + 512, &err), -EINVAL);
+	assert_int_equal(vhd_disk_grow(d, SIZE, &err), 0);
+	must(vhd_disk_close(d, &err), &err);
+	must(vhd_disk_open_in(f, "a", NULL, &d, &err), &err);
+	assert_int_equal(vhd_disk_grow(d, 2 * SIZE, &err), -EROFS);
+	must(vhd_disk_close(d, &err), &err);
+	store_folder_close(f);
 }
 
 static void not_a_child(void **state)
@@ -233,13 +310,17 @@ static void the_gate_holds(void **state)
 	store_folder_close(f);
 }
 
-static const enum vhd_format_id vhd1 = VHD_FORMAT_VHD, vhdx = VHD_FORMAT_VHDX;
+static const enum vhd_format_id raw = VHD_FORMAT_RAW, vhd1 = VHD_FORMAT_VHD, vhdx = VHD_FORMAT_VHDX;
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		{ "leaves under load (vhd)", leaves_under_load, NULL, NULL, (void *)(uintptr_t)&vhd1 },
 		{ "leaves under load (vhdx)", leaves_under_load, NULL, NULL, (void *)(uintptr_t)&vhdx },
+		{ "grow under load (raw)", grow_under_load, NULL, NULL, (void *)(uintptr_t)&raw },
+		{ "grow under load (vhd)", grow_under_load, NULL, NULL, (void *)(uintptr_t)&vhd1 },
+		{ "grow under load (vhdx)", grow_under_load, NULL, NULL, (void *)(uintptr_t)&vhdx },
+		cmocka_unit_test(grow_refused),
 		{ "not a child (vhd)", not_a_child, NULL, NULL, (void *)(uintptr_t)&vhd1 },
 		{ "not a child (vhdx)", not_a_child, NULL, NULL, (void *)(uintptr_t)&vhdx },
 		cmocka_unit_test(the_gate_holds),
