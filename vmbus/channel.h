@@ -38,7 +38,9 @@ int vmbus_channel_receive(struct vmbus_channel *ch, void *buf, size_t room, stru
 /* Shown by flush. -EAGAIN: no room; the peer has been asked for a signal on event_fd once there is. */
 int vmbus_channel_send(struct vmbus_channel *ch, const struct vmbus_packet *packet);
 void vmbus_channel_flush(struct vmbus_channel *ch);	/* publishes both indices; signals where the peer wants it */
-bool vmbus_channel_sleep(struct vmbus_channel *ch);	/* flush, unmask, look: true when it may sleep on event_fd */
+/* Flush, unmask, look: true when it may sleep on event_fd. Who waits for room alone and leaves packets unread meanwhile
+ * flushes and sleeps without this, which would find those packets and spin; the signal for room ignores the mask. */
+bool vmbus_channel_sleep(struct vmbus_channel *ch);
 void vmbus_channel_wake(struct vmbus_channel *ch);	/* drain event_fd (which does not block), mask */
 
 /* ---- devices behind offers --------------------------------------------------------------------------- */
