@@ -63,6 +63,9 @@ struct scsi_lu *storvsp_lu(struct storvsp *c, struct storvsp_address at);
 void storvsp_notify(struct storvsp *c);
 int storvsp_set_limits(struct storvsp *c, struct storvsp_address at, const struct storvsp_limits *limits);
 
+/* The guest has been reset: unit attention 29/00 on every unit, reservations of RESERVE(6) end. */
+void storvsp_power_on(struct storvsp *c);
+
 /* Between hold and release no request of any channel is started or in flight (live snapshots). 0 or -ETIMEDOUT. */
 int storvsp_hold(struct storvsp *c, unsigned timeout_ms);
 void storvsp_release(struct storvsp *c);

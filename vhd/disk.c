@@ -4,6 +4,11 @@
 #include "base/bytes.h"
 #include "vhd/disk_priv.h"
 
+void vhd_disk_own_folder(struct vhd_disk *d)
+{
+	d->owns_folder = true;
+}
+
 uint64_t vhd_disk_size(const struct vhd_disk *d)
 {
 	return d->size;

@@ -50,8 +50,8 @@ int vhd_disk_grow(struct vhd_disk *d, uint64_t size, struct sp_err *err)
 	if (!d->writable)
 		return sp_err_set(err, -EROFS, "the disk is open read-only");
 	if (size < d->size)
-		return sp_err_set(err, -ENOTSUP, "cannot shrink from %" PRIu64 " to %" PRIu64 " bytes", vhd_disk_size(d),
-				  size);
+		return sp_err_set(err, -ENOTSUP, "cannot shrink from %" PRIu64 " to %" PRIu64 " bytes",
+				  vhd_disk_size(d), size);
 	if (size % d->logical_sector)
 		return sp_err_set(err, -EINVAL, "%" PRIu64 " bytes are no multiple of the sector size, %u", size,
 				  d->logical_sector);

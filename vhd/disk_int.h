@@ -11,6 +11,8 @@
 /* As vhd_disk_open(), with the files found in @folder (not taken over, must outlive the disk). */
 int vhd_disk_open_in(struct store_folder *folder, const char *name, const struct vhd_open_opts *opts,
 		     struct vhd_disk **ret_disk, struct sp_err *err);
+/* From now on the folder given to vhd_disk_open_in() is closed with the disk. */
+void vhd_disk_own_folder(struct vhd_disk *d);
 /* Closes as a crashed process would: nothing is flushed or written, memory is released. */
 void vhd_disk_abandon(struct vhd_disk *d);
 /* The image of a layer; only to be called while no I/O is under way. */

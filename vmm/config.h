@@ -49,7 +49,10 @@ struct vmm_config {
 
 void vmm_config_init(struct vmm_config *c);
 void vmm_config_fini(struct vmm_config *c);
-/* One "--disk" or "--dvd" argument. -EINVAL names the key. */
+/* One "--disk" or "--dvd" argument. -EINVAL names the key. Nothing to free on failure. */
+int vmm_disk_config_parse(struct vmm_disk_config *ret_disk, const char *spec, bool dvd, struct sp_err *err);
+int vmm_disk_config_copy(const struct vmm_disk_config *from, struct vmm_disk_config *ret_copy);	/* -ENOMEM */
+void vmm_disk_config_fini(struct vmm_disk_config *c);
 int vmm_config_add_disk(struct vmm_config *c, const char *spec, bool dvd, struct sp_err *err);
 /* A JSON object with the keys of the options; what it does not name stays. Unknown keys are errors. */
 int vmm_config_json(struct vmm_config *c, const char *path, struct sp_err *err);

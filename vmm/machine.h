@@ -12,6 +12,7 @@
 #include "vmm/config.h"
 #include "vmm/loop.h"
 
+struct vmm_broker;
 struct vmm_machine;
 
 enum vmm_state { VMM_STARTING, VMM_RUNNING, VMM_PAUSED, VMM_SHUTDOWN /* guest is off */, VMM_FAILED };
@@ -21,16 +22,20 @@ enum vmm_state { VMM_STARTING, VMM_RUNNING, VMM_PAUSED, VMM_SHUTDOWN /* guest is
  * or NULL, taken over. */
 typedef void (*vmm_event_fn)(void *ctx, const char *name, void *data);
 
-/* Opens every file, makes the partition and loads the guest; nothing runs yet. @loop outlives the machine. */
-int vmm_machine_new(const struct vmm_config *config, struct vmm_loop *loop, struct vmm_machine **ret_machine,
-		    struct sp_err *err);
+/* Opens every file, makes the partition and loads the guest; nothing runs yet. @config, @loop and @broker outlive the
+ * machine; @broker NULL: files are opened by this process. */
+int vmm_machine_new(const struct vmm_config *config, struct vmm_loop *loop, struct vmm_broker *broker,
+		    struct vmm_machine **ret_machine, struct sp_err *err);
 void vmm_machine_free(struct vmm_machine *m);		/* flushes and closes the disks */
-void vmm_machine_on_event(struct vmm_machine *m, vmm_event_fn fn, void *ctx);	/* several may listen */
+/* Several may listen: -ENOSPC beyond 16. */
+int vmm_machine_on_event(struct vmm_machine *m, vmm_event_fn fn, void *ctx);
+void vmm_machine_off_event(struct vmm_machine *m, vmm_event_fn fn, void *ctx);
 int vmm_machine_start(struct vmm_machine *m, struct sp_err *err);
 /* Called once when the machine has ended for good; the process then leaves its loop. */
 void vmm_machine_on_end(struct vmm_machine *m, void (*ended)(void *ctx), void *ctx);
 
 enum vmm_state vmm_machine_state(const struct vmm_machine *m);
+const struct sp_err *vmm_machine_failure(const struct vmm_machine *m);	/* why, in state FAILED */
 const char *vmm_state_name(enum vmm_state s);
 const struct vmm_config *vmm_machine_config(const struct vmm_machine *m);
 int vmm_machine_pause(struct vmm_machine *m);
