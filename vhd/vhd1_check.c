@@ -131,6 +131,18 @@ static void check_locator(struct vhd1_survey *c, unsigned i)
 			vhd1_note(c, VHD_SEV_WARNING, false, at, name, "has the same code as parent locator %u", k);
 }
 
+/* Asks the decoder of open(): whether the image names a parent depends on the texts, not on the entries alone. */
+static void check_parent(struct vhd1_survey *c, uint64_t at)
+{
+	struct vhd_image img = { .store = c->store };
+	struct sp_err err = { 0 };
+
+	no_damage(c, vhd1_parent_load(&img, &c->header, c->found.file_size, &err), &err, at, "dynamic header");
+	for (unsigned i = 0; i < img.parent.paths; i++)
+		sp_free(img.parent.path[i].text);
+	sp_free(img.warning);		/* check_locator() tells them all */
+}
+
 static void check_header_fields(struct vhd1_survey *c)
 {
 	const struct vhd1_header_disk *h = &c->header;
@@ -144,9 +156,8 @@ static void check_header_fields(struct vhd1_survey *c)
 		check_locator(c, i);
 		locators |= be32_get(h->locator[i].code) != VHD1_CODE_NONE;
 	}
-	if (child && sp_guid_is_zero(&h->parent_id) && !locators && !h->parent_name[0] && !h->parent_name[1])
-		vhd1_note(c, VHD_SEV_ERROR, false, at, "dynamic header",
-			  "a differencing image without parent id, locator or name");
+	if (child)
+		check_parent(c, at);
 	if (!child && (!sp_guid_is_zero(&h->parent_id) || locators))
 		vhd1_note(c, VHD_SEV_WARNING, false, at, "dynamic header", "names a parent, but the image is dynamic");
 }

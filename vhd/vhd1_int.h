@@ -161,8 +161,8 @@ int vhd1_locator_decode(const struct vhd1_locator_disk *d, uint64_t file_size, s
 /* The text of a locator as UTF-8: *ret_text NULL when the code carries no path we understand. */
 int vhd1_locator_text(const struct vhd1_locator *l, const uint8_t *bytes, enum vhd_path_kind *ret_kind,
 		      char **ret_text);
-/* Header -> img->parent, in the order the paths should be tried. */
-int vhd1_parent_load(struct vhd_image *img, const struct vhd1_header_disk *h, uint64_t file_size);
+/* Header -> img->parent, in the order the paths should be tried. -EBADMSG when nothing names a parent (check V18). */
+int vhd1_parent_load(struct vhd_image *img, const struct vhd1_header_disk *h, uint64_t file_size, struct sp_err *err);
 char *vhd1_parent_name(const struct vhd1_header_disk *h);	/* NULL: no memory */
 
 /* A text ready to be stored: UTF-16LE with '\' between the parts. */

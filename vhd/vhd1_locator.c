@@ -181,19 +181,14 @@ static int add_locator(struct vhd_image *img, const struct vhd1_header_disk *h, 
 	return 0;
 }
 
-int vhd1_parent_load(struct vhd_image *img, const struct vhd1_header_disk *h, uint64_t file_size)
+static int add_paths(struct vhd_image *img, const struct vhd1_header_disk *h, uint64_t file_size)
 {
 	static const uint32_t order[] = {
 		VHD1_CODE_W2RU, VHD1_CODE_W2KU, VHD1_CODE_MACX, VHD1_CODE_MACX_SLIP, VHD1_CODE_WI2R, VHD1_CODE_WI2K,
 	};
-	struct vhd_parent_ref *p = &img->parent;
 	char *name;
 	int r;
 
-	p->identity[0] = h->parent_id;
-	p->identities = 1;
-	p->mtime = vhd1_time_to_unix(be32_get(h->parent_timestamp));
-	p->has_mtime = be32_get(h->parent_timestamp) != 0;
 	for (size_t i = 0; i < SP_ARRAY_SIZE(order); i++) {
 		r = add_locator(img, h, file_size, order[i]);
 		if (r < 0)
@@ -203,6 +198,25 @@ int vhd1_parent_load(struct vhd_image *img, const struct vhd1_header_disk *h, ui
 	if (!name)
 		return -ENOMEM;
 	vhd_image_add_path(img, VHD_PATH_NAME, name);
+	return 0;
+}
+
+int vhd1_parent_load(struct vhd_image *img, const struct vhd1_header_disk *h, uint64_t file_size, struct sp_err *err)
+{
+	struct vhd_parent_ref *p = &img->parent;
+	int r;
+
+	p->identity[0] = h->parent_id;
+	p->identities = 1;
+	p->mtime = vhd1_time_to_unix(be32_get(h->parent_timestamp));
+	p->has_mtime = be32_get(h->parent_timestamp) != 0;
+	r = add_paths(img, h, file_size);
+	if (r < 0)
+		return sp_err_set(err, r, "cannot read the parent locators: %s", strerror(-r));
+	/* An entry in use is no trace of a parent yet: its code may be unknown, its text empty or out of reach. */
+	if (p->paths == 0 && sp_guid_is_zero(&p->identity[0]))
+		return sp_err_set(err, -EBADMSG,
+				  "a differencing image without parent id, name or a locator that holds a path");
 	return 0;
 }
 

@@ -78,14 +78,9 @@ static int open_sparse(struct vhd1 *v, const struct vhd1_footers *f, struct sp_e
 		return 0;
 
 	img->has_parent = true;
-	r = vhd1_parent_load(img, &v->header, f->file_size);
+	r = vhd1_parent_load(img, &v->header, f->file_size, err);
 	if (r < 0)
-		return sp_err_set(err, r, "cannot read the parent locators: %s", strerror(-r));
-	if (img->parent.paths == 0 && sp_guid_is_zero(&v->header.parent_id))
-		return sp_err_set(err, -EBADMSG,
-				  "dynamic header at %" PRIu64 ": a differencing image without parent id, "
-				  "locator or name",
-				  be64_get(f->footer.data_offset));
+		return sp_err_prefix(err, r, "dynamic header at %" PRIu64, be64_get(f->footer.data_offset));
 	return 0;
 }
 

@@ -161,7 +161,7 @@ static int switch_header(struct vhd1 *v, const struct vhd1_header_disk *interim,
 	return vhd1_header_return(v, &final, home);
 }
 
-static int reload_parent(struct vhd_image *img)
+static int reload_parent(struct vhd_image *img, struct sp_err *err)
 {
 	struct vhd1 *v = vhd1_of(img);
 	uint64_t file_size;
@@ -170,7 +170,7 @@ static int reload_parent(struct vhd_image *img)
 	for (unsigned i = 0; i < img->parent.paths; i++)
 		sp_free(sp_take(img->parent.path[i].text));
 	img->parent.paths = 0;
-	return r < 0 ? r : vhd1_parent_load(img, &v->header, file_size);
+	return r < 0 ? r : vhd1_parent_load(img, &v->header, file_size, err);
 }
 
 static int write_parent(struct vhd1 *v, const struct vhd_set_parent *p, struct vhd1_header_disk *h,
@@ -219,6 +219,6 @@ int vhd1_set_parent(struct vhd_image *img, const struct vhd_set_parent *p, struc
 	sp_free(path[0].text.bytes);
 	sp_free(path[1].text.bytes);
 	if (r == 0)
-		r = reload_parent(img);
+		r = reload_parent(img, err);
 	return r < 0 ? sp_err_prefix(err, r, "setting the parent") : 0;
 }

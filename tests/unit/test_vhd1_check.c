@@ -156,6 +156,29 @@ static void no_trace_of_parent(struct store *s)
 	poke(s, &h, sizeof(h), 512);
 }
 
+/* Entries in use that lead to no parent: a code nobody knows, an empty text, a text longer than its room. */
+static void locators_lead_nowhere(struct store *s)
+{
+	struct vhd1_header_disk h;
+	uint64_t room;
+
+	peek(s, &h, sizeof(h), 512);
+	room = be64_get(h.locator[0].data_offset);
+	no_trace_of_parent(s);
+	peek(s, &h, sizeof(h), 512);
+	vhd1_locator_encode(&h.locator[0], VHD1_CODE_W2RU, 512, 0, room);
+	vhd1_locator_encode(&h.locator[1], VHD1_CODE_W2KU, 512, 1024, room);
+	vhd1_locator_encode(&h.locator[7], 0x00603200, 512, 2, room);
+	vhd1_header_seal(&h);
+	poke(s, &h, sizeof(h), 512);
+}
+
+static void locators_lead_nowhere_and_end_lost(struct store *s)
+{
+	locators_lead_nowhere(s);
+	end_damaged(s);
+}
+
 static void saved_state_and_leak(struct store *s)
 {
 	poke(s, (uint8_t[1]){ 1 }, 1, 84);
@@ -231,6 +254,10 @@ static const struct damage_row {
 	{ "locator twice", VHD_KIND_DIFFERENCING, locator_twice, 0, 0, 1, "same code", 0, true },
 	{ "V18 no trace of a parent", VHD_KIND_DIFFERENCING, no_trace_of_parent, 1, 0, 0, "without parent id",
 	  0, false },
+	{ "V18 locators lead nowhere", VHD_KIND_DIFFERENCING, locators_lead_nowhere, 1, 0, 1, "without parent id",
+	  0, false },
+	{ "V18 locators lead nowhere, end footer lost", VHD_KIND_DIFFERENCING, locators_lead_nowhere_and_end_lost,
+	  2, 0, 1, "without parent id", 1, false },
 	{ "V19 data under 0 bits", VHD_KIND_DYNAMIC, hidden_data, 0, 0, 1, "its bit is 0", 0, true },
 	{ "zeros under 0 bits", VHD_KIND_DYNAMIC, zeros_under_zero_bits, 0, 0, 0, NULL, 0, true },
 	{ "data under 0 bits of a child", VHD_KIND_DIFFERENCING, hidden_data, 0, 0, 0, NULL, 0, true },
@@ -296,6 +323,8 @@ static void check_and_repair(void **state)
 	assert_int_equal(rep.leaks, row->leaks);
 	assert_int_equal(rep.warnings, row->warnings);
 	assert_true(!row->text || mentions(&rep, row->text));
+	if (rep.errors == 0)				/* what the checker calls sound must open */
+		vhd_image_close(open_image(copy_of(s), 0), false);
 	assert_int_equal(vhd1_repair(s, true, &dry), 0);
 	assert_int_equal(dry.fixed, 0);
 	expect_same_bytes(s, untouched);		/* looking changes nothing */
