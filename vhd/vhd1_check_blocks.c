@@ -3,7 +3,8 @@
  * Checker: BAT entries, overlapping blocks, space nothing refers to, data under 0 bits. V8 to V11, V19.
  *
  * The table is streamed; what is kept is one number per allocated block, for sorting. A table in a sparse file can
- * claim any number of blocks, so that is bounded: more than fit into the file must overlap anyway.
+ * claim any number of blocks, so that is bounded: more than fit into the file must overlap anyway. Up to 16 GiB of
+ * table may be a hole of a small file: what is in one is judged without a look at each entry.
  */
 #include "vhd/vhd1_check_int.h"
 
@@ -103,28 +104,66 @@ static void check_entry(struct vhd1_survey *c, struct slots *s, uint32_t block, 
 	vhd1_note(c, VHD_SEV_ERROR, false, at, name, "%s", sp_err_text(&err));
 }
 
+/* Zero is the footer copy's sector: as many errors as entries, and the first ones are told. */
+static void check_zero_entries(struct vhd1_survey *c, struct slots *s, uint64_t block, uint64_t count)
+{
+	for (; count > 0 && c->report->errors < DETAILS_MAX && c->failed == 0; count--)
+		check_entry(c, s, (uint32_t)block++, 0);
+	if (count > 0)
+		c->sound = false;
+	c->report->allocated_blocks += count;
+	c->report->errors += count;
+}
+
+/* Entries from @from on that are zero because they lie in a hole of the file. */
+static uint64_t entries_in_hole(struct vhd1_survey *c, uint64_t from)
+{
+	uint64_t at = c->shape.bat_offset + from * 4, data;
+
+	if (store_seek_data(c->store, at, &data) < 0 || data <= at)
+		return 0;
+	return sp_min((data - at) / 4, c->shape.max_entries - from);
+}
+
+/* Entries [from, from + n). Returns how many in use lie beyond the end of the disk. */
+static uint64_t check_entries(struct vhd1_survey *c, struct slots *s, const be32_t *raw, uint64_t from, size_t n)
+{
+	uint64_t beyond = 0;
+
+	for (size_t k = 0; k < n && c->failed == 0; k++) {
+		uint32_t slot = be32_get(raw[k]);
+
+		if (slot == VHD1_UNUSED)
+			continue;
+		if (from + k >= c->shape.blocks)
+			beyond++;
+		else
+			check_entry(c, s, (uint32_t)(from + k), slot);
+	}
+	return beyond;
+}
+
 static void read_entries(struct vhd1_survey *c, struct slots *s)
 {
 	const struct vhd1_shape *g = &c->shape;
 	be32_t *raw = sp_alloc(CHUNK_ENTRIES * sizeof(*raw));
-	uint64_t beyond = 0;
+	uint64_t beyond = 0, n;
 
 	if (!raw)
 		c->failed = -ENOMEM;
-	for (uint64_t i = 0; i < g->max_entries && c->failed == 0; i += CHUNK_ENTRIES) {
-		size_t n = (size_t)sp_min(CHUNK_ENTRIES, g->max_entries - i);
+	for (uint64_t i = 0; i < g->max_entries && c->failed == 0; i += n) {
+		n = entries_in_hole(c, i);
+		if (n > 0) {
+			uint64_t inside = i < g->blocks ? sp_min(n, g->blocks - i) : 0;
 
-		c->failed = store_read(c->store, raw, n * sizeof(*raw), g->bat_offset + i * 4);
-		for (size_t k = 0; k < n && c->failed == 0; k++) {
-			uint32_t slot = be32_get(raw[k]);
-
-			if (slot == VHD1_UNUSED)
-				continue;
-			if (i + k >= g->blocks)
-				beyond++;
-			else
-				check_entry(c, s, (uint32_t)(i + k), slot);
+			check_zero_entries(c, s, i, inside);
+			beyond += n - inside;
+			continue;
 		}
+		n = sp_min(CHUNK_ENTRIES, g->max_entries - i);
+		c->failed = store_read(c->store, raw, (size_t)n * sizeof(*raw), g->bat_offset + i * 4);
+		if (c->failed == 0)
+			beyond += check_entries(c, s, raw, i, (size_t)n);
 	}
 	sp_free(raw);
 	if (beyond)

@@ -6,6 +6,7 @@
 #include "tests/unit/vhd1_images.h"
 
 #include <errno.h>
+#include <time.h>
 
 #define MAX_CHECKED SP_MIB(1)
 
@@ -366,12 +367,37 @@ static void many_bad_entries(void **state)
 	assert_int_equal(rep.errors, n);
 	assert_int_equal(rep.findings, 1000);
 	assert_int_equal(rep.total_blocks, n);
+	assert_int_equal(rep.allocated_blocks, n);
+	vhd_report_fini(&rep);
+	store_close(s);
+}
+
+/* A table of 16 GiB that is a hole of a small file costs what the file holds, not what it claims. */
+static void table_in_a_hole(void **state)
+{
+	struct store *s = new_image(VHD_KIND_DYNAMIC, MAX_CHECKED, 65536);
+	struct vhd_report rep = { 0 };
+	uint8_t footer[512];
+	clock_t before;
+
+	peek(s, footer, sizeof(footer), 0);
+	poke_be32(s, 512 + offsetof(struct vhd1_header_disk, max_entries), UINT32_MAX);
+	reseal_header(s, 512);
+	poke(s, footer, sizeof(footer), SP_GIB(17));
+	before = clock();
+	assert_int_equal(vhd1_check(s, &rep), 0);
+	assert_true(clock() - before < CLOCKS_PER_SEC);
+	print(&rep);
+	assert_int_equal(rep.errors, 0);
+	assert_int_equal(rep.warnings, 1);
+	assert_true(mentions(&rep, "4294967167 entries beyond"));	/* all but the sector that was there */
 	vhd_report_fini(&rep);
 	store_close(s);
 }
 
 static const struct single_row single_rows[] = {
 	{ "many bad entries", many_bad_entries },
+	{ "table in a hole", table_in_a_hole },
 };
 
 int main(void)
