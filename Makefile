@@ -29,6 +29,9 @@ endef
 $(foreach name,demo bench fuzz soak,$(foreach script,$(wildcard tests/$(name).sh tests/$(name)/run.sh),\
 	$(eval $(call script_target,$(name),$(script)))))
 
+# Looks for what is new, where a check repeats itself.
+fuzz: export SPINDLE_FUZZ_SEED ?= 0
+
 install: all
 	meson install -C build --no-rebuild
 

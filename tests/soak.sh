@@ -13,6 +13,6 @@ while [ "$(date +%s)" -lt "$end" ]; do
 	echo "soak: round $round, seed $seed, $(date -u +%FT%TZ)"
 	"$build/tests/crash/crash" --states 1000000 --qemu 2000 --seed "$seed"
 	"$build/tests/model/model" --ops 5000000 --seed "$seed"
-	SPINDLE_FUZZ_SECONDS=300 tests/fuzz/run.sh
+	SPINDLE_FUZZ_SECONDS=300 SPINDLE_FUZZ_SEED="$seed" tests/fuzz/run.sh
 done
 echo "soak: $round rounds, nothing found"
