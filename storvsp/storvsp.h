@@ -51,8 +51,9 @@ struct storvsp_limits {			/* 0: no limit */
 	uint64_t min_iops;		/* share under contention */
 };
 
-/* @lu is taken over. Linux hears of it at once (ENUMERATE_BUS). -EEXIST, -EINVAL, -EBUSY (the guest has not yet seen
- * that the former unit is gone, though @wait_ms have passed). */
+/* @lu is taken over, unless this fails. Linux hears of it at once (ENUMERATE_BUS). An IDE disk's address is its
+ * channel, its device, 0. -EEXIST, -EINVAL, -EMFILE, -EBUSY (the guest has not yet seen that the former unit is gone,
+ * though @wait_ms have passed). */
 int storvsp_attach(struct storvsp *c, struct storvsp_address at, struct scsi_lu *lu,
 		   const struct storvsp_limits *limits, unsigned wait_ms, struct sp_err *err);
 /* New requests are refused at once, those in flight are finished; then the unit is freed. -ENOENT. */
