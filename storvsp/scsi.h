@@ -151,7 +151,7 @@ struct scsi_task {
 	uint64_t started_ns;
 	uint8_t account;		/* enum of scsi_int.h: where statistics count it */
 	bool counted;			/* among the writes in flight */
-	bool cancelled;
+	unsigned cancels;		/* of the queue when it started */
 };
 
 /* Executes on a unit through one worker's queue. */

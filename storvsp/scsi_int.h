@@ -71,6 +71,8 @@ extern const struct scsi_command_table scsi_table_reserve;	/* scsi_reserve.c */
 extern const struct scsi_command_table scsi_table_mmc;	/* scsi_mmc.c */
 /* The row for a CDB on a kind of unit; NULL: unknown. scsi_command.c */
 const struct scsi_command *scsi_command_find(enum scsi_kind kind, const uint8_t cdb[16]);
+/* Some row has this opcode: what is unknown is the service action. */
+bool scsi_command_known(enum scsi_kind kind, uint8_t opcode);
 
 /* ---- ends of a task: exactly one of them, once (scsi_task.c) -------------------------------------------- */
 
@@ -127,6 +129,7 @@ struct scsi_lu {
 	bool tray_open;			/* DVD, atomic: the guest cannot reach the medium, if there is one */
 	struct scsi_queue *queues;	/* list of all, for statistics and exclusive access */
 	struct scsi_stats past;		/* of queues that are gone */
+	struct scsi_backend *leaving;	/* DVD: out, but a queue did not let go in time */
 	struct scsi_queue *exclusive;	/* atomic: whose command has the writes to itself (scsi_exclusive.c) */
 };
 
@@ -173,9 +176,11 @@ static inline struct scsi_lu *scsi_task_lu(const struct scsi_task *t);
 struct scsi_queue {
 	struct scsi_lu *lu;
 	struct scsi_bqueue *bqueue;	/* DVD: NULL until a command needs the medium */
-	struct scsi_backend *medium;	/* DVD: what bqueue belongs to; under lu->lock, as is @entered */
+	struct scsi_backend *medium;	/* what bqueue belongs to; DVD: changes under lu->lock, as does @entered */
 	unsigned entered;		/* DVD: this worker is inside, nobody else may touch bqueue */
-	unsigned depth, inflight;
+	unsigned depth, inflight;	/* tasks */
+	unsigned submitted;		/* requests with the backend */
+	unsigned ended;			/* tasks, ever: what poll has done */
 	struct scsi_stats stats;	/* written by the worker with relaxed stores, read by anybody */
 	unsigned (*luns)(void *ctx, uint8_t ret_lun[256]);
 	void *luns_ctx;
@@ -217,7 +222,6 @@ void scsi_exclusive_end(struct scsi_task *t);
 bool scsi_exclusive_enter(struct scsi_task *t);
 void scsi_exclusive_leave(struct scsi_task *t);
 void scsi_exclusive_poll(struct scsi_queue *q);
-bool scsi_exclusive_waits(const struct scsi_queue *q);	/* poll has something to look at */
 
 /* ---- data path (scsi_sbc.c) ----------------------------------------------------------------------------- */
 
