@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Commands that look at what the disk holds: VERIFY, WRITE AND VERIFY, PRE-FETCH, COMPARE AND WRITE. They read into a
- * buffer of their own, piece by piece, and compare with a private copy of the guest's data: the guest may change its own
- * while we look.
+ * buffer of their own, piece by piece, and compare with a private copy of the guest's data: the guest may change its
+ * own while we look.
  */
 #include <errno.h>
 #include <string.h>

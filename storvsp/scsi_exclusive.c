@@ -4,11 +4,11 @@
  *
  *	a write			counts itself in its own queue, then looks whether a queue has the unit to itself;
  *				if so it takes its count back and parks
- *	an exclusive command	announces its queue in lu->exclusive, then looks at the counts of all queues, and begins
- *				when all are zero
+ *	an exclusive command	announces its queue in lu->exclusive, then looks at the counts of all queues and
+ *				begins when all are zero
  *
- * Each side stores first and loads then, all sequentially consistent: at least one of them sees the other. A write costs
- * one such store on a cache line of its own worker and one load of a line that does not change.
+ * Each side stores first and loads then, all sequentially consistent: at least one of them sees the other. A write
+ * costs one such store on a cache line of its own worker and one load of a line that does not change.
  *
  * Wakes: the last write of a queue rings the bell of the queue that waits; the end of the exclusive command rings all,
  * since a worker that parks something must look again.

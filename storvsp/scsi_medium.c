@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * A drive's medium comes and goes while workers have queues on it. A worker marks when it is inside (executing or
- * polling); what is submitted keeps it as well. The host's eject takes an idle queue off the medium itself and waits for
- * the others, which let go as they leave. All of it under the unit's lock: a drive is not in a hurry.
+ * polling); what is submitted keeps it as well. The host's eject takes an idle queue off the medium itself and waits
+ * for the others, which let go as they leave. All of it under the unit's lock: a drive is not in a hurry.
  */
 #include <errno.h>
 #include <time.h>

@@ -3,8 +3,8 @@
  * Block commands: the table, capacities, READ, WRITE and SYNCHRONIZE CACHE. SBC-4; storvsp/scsi_compare.c and
  * storvsp/scsi_provision.c have the rest of the table's handlers.
  *
- * Durability. A completed WRITE promises visibility only. FUA is done by the engine: data and the metadata that finds it
- * are durable before completion. SYNCHRONIZE CACHE hands a flush to the engine as it is received, which covers every
+ * Durability. A completed WRITE promises visibility only. FUA is done by the engine: data and the metadata that finds
+ * it are durable before completion. SYNCHRONIZE CACHE hands a flush to the engine as it is received, which covers every
  * write of every queue that was completed by then. With write_through each write is FUA.
  */
 #include <assert.h>
@@ -194,7 +194,11 @@ static void sbc_read_capacity_10(struct scsi_task *t)
 
 static void sbc_read_capacity_16(struct scsi_task *t)
 {
-	struct { be64_t last; be32_t block; uint8_t protection, exponents, provisioning, aligned, reserved[16]; } a = { 0 };
+	struct {
+		be64_t last;
+		be32_t block;
+		uint8_t protection, exponents, provisioning, aligned, reserved[16];
+	} a = { 0 };
 	struct scsi_lu *lu = scsi_task_lu(t);
 	struct scsi_geometry g;
 

@@ -143,7 +143,7 @@ void scsi_fail_field(struct scsi_task *t, uint32_t sense, bool in_cdb, uint16_t 
 	check_condition(t, sense, NULL, &field);
 }
 
-/* After a failed flush every write fails, and a retry cannot help: a hardware error says so, a medium error does not. */
+/* After a failed flush every write fails, and a retry cannot help: a hardware error says so. */
 static bool is_poisoned(const struct scsi_task *t)
 {
 	struct scsi_backend *b = t->queue ? t->queue->medium : NULL;
