@@ -3,8 +3,8 @@
 #define SPINDLE_VMM_JAIL_H
 /*
  * What the process may do once it has opened everything: no new files, no new programs, no new privileges. In layers,
- * each of which is skipped, and said so, where the host cannot do it: uid and capabilities dropped (when root), Landlock
- * without any right, seccomp for all threads.
+ * each of which is skipped, and said so, where the host cannot do it: uid and capabilities dropped (when root),
+ * Landlock without any right, seccomp for all threads.
  */
 #include <stdbool.h>
 

@@ -57,5 +57,6 @@ int vmm_machine_medium(struct vmm_machine *m, const char *at, const char *path, 
 void *vmm_machine_status(struct vmm_machine *m);
 void *vmm_machine_block(struct vmm_machine *m);
 void *vmm_machine_stats(struct vmm_machine *m);
+void *vmm_machine_blockstats(struct vmm_machine *m);	/* as QEMU's query-blockstats */
 
 #endif

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef SPINDLE_VMM_CONTROL_H
+#define SPINDLE_VMM_CONTROL_H
+/*
+ * The control socket: JSON lines in the QMP dialect (greeting, execute, return, error, event), because tools and people
+ * know it. Runs on the machine's loop. Only our own uid and root are answered; a line has at most 64 KiB, a client that
+ * does not read loses its connection.
+ */
+#include "base/err.h"
+#include "vmm/loop.h"
+#include "vmm/machine.h"
+
+struct vmm_control;
+
+int vmm_control_new(struct vmm_machine *m, struct vmm_loop *loop, struct vmm_control **ret_control, struct sp_err *err);
+void vmm_control_free(struct vmm_control *c);		/* sends what can be sent at once; removes its sockets */
+/* Takes over @fd, listening; @path is removed at the end. */
+int vmm_control_add(struct vmm_control *c, int fd, const char *path);
+/* A stream socket, 0600; replaces one that nobody listens on. -EADDRINUSE: another machine does. */
+int vmm_control_listen(const char *path, int *ret_fd, struct sp_err *err);
+
+#endif
