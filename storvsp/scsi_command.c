@@ -7,15 +7,9 @@
 
 static const struct scsi_command_table *const tables[] = {
 	&scsi_table_sbc,
-#ifdef SCSI_HAVE_SPC
 	&scsi_table_spc,
-#endif
-#ifdef SCSI_HAVE_RESERVE
 	&scsi_table_reserve,
-#endif
-#ifdef SCSI_HAVE_MMC
 	&scsi_table_mmc,
-#endif
 };
 
 /*

@@ -122,7 +122,7 @@ struct scsi_lu {
 		unsigned uas;		/* atomic read without lock: 0 is the fast path */
 		uint32_t ua[SCSI_UAS];
 	} nexus[SCSI_NEXUSES];
-	bool d_sense;			/* atomic; control mode page */
+	bool d_sense, swp;		/* atomic; control mode page: format of sense, write protection */
 	struct scsi_reservations *reservations;
 	uint32_t reserved;		/* atomic: some reservation exists, look closer */
 	struct scsi_dvd *dvd;
@@ -147,7 +147,8 @@ static inline uint32_t scsi_lu_granularity(const struct scsi_lu *lu)
 static inline bool scsi_lu_protected(const struct scsi_lu *lu)
 {
 	return lu->kind == SCSI_DVD || __atomic_load_n(&lu->read_only, __ATOMIC_RELAXED) ||
-	       __atomic_load_n(&lu->geometry.read_only, __ATOMIC_RELAXED);
+	       __atomic_load_n(&lu->geometry.read_only, __ATOMIC_RELAXED) ||
+	       __atomic_load_n(&lu->swp, __ATOMIC_RELAXED);
 }
 
 void scsi_ua_raise(struct scsi_lu *lu, const struct scsi_nexus *except, uint32_t ua);	/* all nexuses but @except */
@@ -159,7 +160,10 @@ bool scsi_reservation_allows(struct scsi_lu *lu, const struct scsi_nexus *nexus,
 			     const uint8_t cdb[16]);
 int scsi_reservations_new(const char *path, struct scsi_lu *lu, struct sp_err *err);	/* path NULL: not kept */
 void scsi_reservations_free(struct scsi_lu *lu);
+/* A nexus is reset or gone, without lu->lock: its RESERVE(6) ends, removal is allowed. Mode pages: at a reset only. */
 void scsi_reservations_power_on(struct scsi_lu *lu, const struct scsi_nexus *nexus);
+void scsi_dvd_power_on(struct scsi_lu *lu, const struct scsi_nexus *nexus);
+void scsi_mode_power_on(struct scsi_lu *lu);
 int scsi_dvd_new(struct scsi_lu *lu);
 void scsi_dvd_free(struct scsi_lu *lu);
 /* Told by scsi_lu.c under lu->lock; the guest's own eject and load set lu->tray_open themselves (the disc stays in the

@@ -78,24 +78,15 @@ static int new_rooms(struct scsi_lu *lu, const char *reservations, struct sp_err
 {
 	int r = 0;
 
-#ifdef SCSI_HAVE_MMC
 	if (lu->kind == SCSI_DVD && (r = scsi_dvd_new(lu)) < 0)
 		return sp_err_set(err, r, "out of memory");
-#endif
-#ifdef SCSI_HAVE_RESERVE
-	r = scsi_reservations_new(reservations, lu, err);
-#endif
-	return r;
+	return scsi_reservations_new(reservations, lu, err);
 }
 
 static void free_rooms(struct scsi_lu *lu)
 {
-#ifdef SCSI_HAVE_RESERVE
 	scsi_reservations_free(lu);
-#endif
-#ifdef SCSI_HAVE_MMC
 	scsi_dvd_free(lu);
-#endif
 }
 
 static int check_geometry(const struct scsi_geometry *g, struct sp_err *err)
@@ -257,8 +248,16 @@ int scsi_lu_connect(struct scsi_lu *lu, const struct sp_guid *id, struct scsi_ne
 	return r;
 }
 
+/* What a nexus holds by being there, and loses by a reset too. */
+static void release_held(struct scsi_lu *lu, const struct scsi_nexus *nexus)
+{
+	scsi_reservations_power_on(lu, nexus);
+	scsi_dvd_power_on(lu, nexus);
+}
+
 void scsi_lu_disconnect(struct scsi_lu *lu, struct scsi_nexus *nexus)
 {
+	release_held(lu, nexus);
 	pthread_mutex_lock(&lu->lock);
 	lu->nexus[nexus->index].connected = false;
 	__atomic_store_n(&lu->nexus[nexus->index].uas, 0, __ATOMIC_RELEASE);
@@ -267,9 +266,8 @@ void scsi_lu_disconnect(struct scsi_lu *lu, struct scsi_nexus *nexus)
 
 void scsi_lu_power_on(struct scsi_lu *lu, struct scsi_nexus *nexus)
 {
-#ifdef SCSI_HAVE_RESERVE
-	scsi_reservations_power_on(lu, nexus);
-#endif
+	release_held(lu, nexus);
+	scsi_mode_power_on(lu);
 	scsi_ua_raise_one(lu, nexus->index, SCSI_UA_POWER_ON);
 }
 

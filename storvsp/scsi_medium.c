@@ -115,22 +115,6 @@ static bool wait_released(struct scsi_lu *lu, struct scsi_backend *medium)
 	return true;
 }
 
-static void changed(struct scsi_lu *lu, bool present)
-{
-#ifdef SCSI_HAVE_MMC
-	scsi_dvd_medium_changed(lu, present);
-#endif
-}
-
-static bool prevented(const struct scsi_lu *lu)
-{
-#ifdef SCSI_HAVE_MMC
-	return scsi_dvd_prevented(lu);
-#else
-	return false;
-#endif
-}
-
 int scsi_lu_eject(struct scsi_lu *lu, bool force)
 {
 	struct scsi_backend *medium = NULL;
@@ -139,13 +123,13 @@ int scsi_lu_eject(struct scsi_lu *lu, bool force)
 	pthread_mutex_lock(&lu->lock);
 	if (lu->kind != SCSI_DVD || !lu->backend)
 		r = -ENOMEDIUM;
-	else if (!force && prevented(lu))
+	else if (!force && scsi_dvd_prevented(lu))
 		r = -EBUSY;
 	if (r == 0) {
 		medium = lu->backend;
 		__atomic_store_n(&lu->backend, NULL, __ATOMIC_RELEASE);
 		__atomic_store_n(&lu->tray_open, true, __ATOMIC_RELEASE);
-		changed(lu, false);
+		scsi_dvd_medium_changed(lu, false);
 		if (!wait_released(lu, medium)) {
 			lu->leaving = medium;
 			medium = NULL;
@@ -172,7 +156,7 @@ int scsi_lu_insert(struct scsi_lu *lu, struct scsi_backend *medium)
 		__atomic_store_n(&lu->backend, medium, __ATOMIC_RELEASE);
 		scsi_lu_read_geometry(lu);
 		__atomic_store_n(&lu->tray_open, false, __ATOMIC_RELEASE);
-		changed(lu, true);
+		scsi_dvd_medium_changed(lu, true);
 	}
 	pthread_mutex_unlock(&lu->lock);
 	if (left)

@@ -112,11 +112,7 @@ static int unknown_bits(const struct scsi_command *c, const uint8_t cdb[16])
 
 static bool reservation_conflicts(struct scsi_lu *lu, const struct scsi_task *t, const struct scsi_command *c)
 {
-#ifdef SCSI_HAVE_RESERVE
 	return __atomic_load_n(&lu->reserved, __ATOMIC_ACQUIRE) && !scsi_reservation_allows(lu, t->nexus, c, t->cdb);
-#else
-	return false;
-#endif
 }
 
 static void dispatch(struct scsi_queue *q, struct scsi_task *t)
