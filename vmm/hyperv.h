@@ -19,6 +19,8 @@ struct vmm_hv_ops {
 	uint16_t (*post_message)(void *ctx, uint32_t connection_id, const void *payload, unsigned len);
 	/* SIGNAL_EVENT that no ioeventfd took: a late one. */
 	void (*signal_event)(void *ctx, uint32_t connection_id);
+	/* The guest's TSC, on the thread of @vp. NULL: no reference TSC page, guests ask the counter. */
+	uint64_t (*tsc)(void *ctx, unsigned vp);
 	void (*reset)(void *ctx);		/* the guest asked by MSR */
 	void (*crash)(void *ctx, const uint64_t param[5], const char *text, unsigned len);
 };
@@ -32,6 +34,7 @@ struct vmm_hv_opts {
 int vmm_hv_new(const struct vmm_hv_opts *opts, struct vmm_memory *m, const struct vmm_hv_ops *ops, void *ctx,
 	       struct vmm_hv **ret_hv, struct sp_err *err);
 void vmm_hv_free(struct vmm_hv *hv);
+const struct vmm_hv_opts *vmm_hv_options(const struct vmm_hv *hv);
 void vmm_hv_reset(struct vmm_hv *hv);	/* as after power on; no vCPU runs */
 
 /* vCPU threads. False: #GP. */
