@@ -53,7 +53,7 @@ struct vmbus_bus_ops {
 
 struct vmbus_open {			/* valid during ->open */
 	unsigned subchannel;		/* 0: primary */
-	uint32_t target_vp;
+	uint32_t target_vp;		/* UINT32_MAX: none, the peer polls */
 	const struct vmbus_bus_ops *bus_ops;
 	void *bus;
 };
