@@ -221,6 +221,7 @@ static bool fill_task(struct storvsp_request *r, const struct vmbus_packet *p)
 	t->transferred = t->data_len = 0;
 	t->iovcnt = 0;
 	t->buf_index = -1;
+	t->queue = NULL;
 	t->state = NULL;
 	t->step = NULL;
 	if (srb->cdb_length == 0 || srb->cdb_length > sizeof(t->cdb) || !direction_ok(srb, len))
