@@ -32,6 +32,11 @@ $(foreach name,demo bench fuzz soak,$(foreach script,$(wildcard tests/$(name).sh
 # Looks for what is new, where a check repeats itself.
 fuzz: export SPINDLE_FUZZ_SEED ?= 0
 
+# A whole Debian boots from a VHDX, in the guest lab: minutes, and a download.
+.PHONY: guest-debian
+guest-debian: all
+	@tests/guest/debian.sh build
+
 install: all
 	meson install -C build --no-rebuild
 

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a lab boots: Debian's kernel, initial RAM disks in cpio's newc format, folders that become disks. Needs no root."""
+"""What a lab boots: Debian's kernel, initial RAM disks, folders that become disks. Needs no root."""
 import glob
 import os
 import re
 import shutil
+import struct
 import subprocess
+import sys
 
+SECTOR, MIB = 512, 1 << 20
 KERNEL_META = 'linux-image-cloud-amd64'
 SEARCH = os.environ.get('PATH', '') + ':/usr/sbin:/sbin:/usr/bin:/bin'
 
@@ -34,7 +37,7 @@ def libraries(path):
 # ---- the kernel --------------------------------------------------------------------------------------
 
 def apt(args, folder, private):
-    """Runs apt-get in a folder; with its own lists where the system's are missing or stale, which needs no root either."""
+    """Runs apt-get in a folder, maybe with lists of its own: the system's may be missing or stale."""
     options = []
     if private:
         os.makedirs(os.path.join(folder, 'apt', 'lists', 'partial'), exist_ok=True)
@@ -139,6 +142,8 @@ class Tree:
     def program(self, name, place='/bin', libs=None):
         """A program of this machine with its libraries, which keep their places, or go to the folder libs."""
         source = name if os.path.isabs(name) else program(name)
+        if not os.path.exists(source):
+            raise Unavailable('%s is not built' % source)
         self.file(os.path.join(place, os.path.basename(source)), source, 0o755)
         for lib in libraries(source):
             self.file(os.path.join(libs, os.path.basename(lib)) if libs else lib, os.path.realpath(lib), 0o755)
@@ -155,8 +160,9 @@ class Tree:
         """Modules and the script /lib/load, which loads them in order."""
         lines = []
         for path in kernel.load_order(names):
-            self.file('/lib/modules/' + os.path.basename(path), path)
-            lines.append('insmod /lib/modules/%s || echo "@lab not ok - insmod %s"\n' % ((os.path.basename(path),) * 2))
+            name = os.path.basename(path)
+            self.file('/lib/modules/' + name, path)
+            lines.append('insmod /lib/modules/%s || echo "@lab not ok - insmod %s"\n' % (name, name))
         self.data('/lib/load', '#!/bin/sh\n' + ''.join(lines), 0o755)
 
     def _content(self, entry):
@@ -186,7 +192,7 @@ class Tree:
             member('TRAILER!!!', 0, b'')
 
     def write(self, top):
-        """The same as files below a folder; hard links where the file system allows, copies elsewhere."""
+        """The same as files below a folder."""
         for name in sorted(self.folders):
             os.makedirs(os.path.join(top, name), exist_ok=True)
         for name, entry in self.entries.items():
@@ -194,8 +200,11 @@ class Tree:
             if entry[0] == 'link':
                 os.symlink(entry[1], path)
                 continue
-            with open(path, 'wb') as f:
-                f.write(self._content(entry))
+            if entry[0] == 'file':
+                subprocess.run(['cp', '--sparse=always', entry[1], path], check=True)
+            else:
+                with open(path, 'wb') as f:
+                    f.write(entry[1])
             os.chmod(path, entry[2])
 
 
@@ -203,5 +212,23 @@ def make_ext4(path, folder, size, *options):
     """A file of an ext4 file system with what is in a folder; everything belongs to root."""
     if os.path.exists(path):
         os.unlink(path)
-    subprocess.run([program('mke2fs'), '-q', '-F', '-t', 'ext4', '-d', folder, '-E', 'root_owner=0:0', *options, path, size],
-                   check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([program('mke2fs'), '-q', '-F', '-t', 'ext4', '-d', folder, '-E', 'root_owner=0:0', *options, path,
+                    size], check=True, stdout=subprocess.DEVNULL)
+
+
+def one_partition(path, file_system):
+    """A disk with an MBR and one partition from 1 MiB on, with a file system that is a file already; that file goes."""
+    size = os.path.getsize(file_system)
+    entry = struct.pack('<B3sB3sII', 0, b'\xfe\xff\xff', 0x83, b'\xfe\xff\xff', MIB // SECTOR, size // SECTOR)
+    with open(path, 'wb') as disk:
+        disk.write(bytes(446) + entry + bytes(48) + b'\x55\xaa')
+    subprocess.run(['dd', 'if=' + file_system, 'of=' + path, 'bs=1M', 'seek=1', 'conv=sparse,notrunc', 'status=none'],
+                   check=True)
+    os.truncate(path, MIB + size)
+    os.unlink(file_system)
+
+
+if __name__ == '__main__':
+    if len(sys.argv) != 4 or sys.argv[1] != 'partition':
+        sys.exit('usage: image.py partition DISK FILE_SYSTEM')
+    one_partition(*sys.argv[2:])

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-2-Clause
-"""The guest lab: Debian's cloud kernel runs as guest of spindle-vm, on any machine, however deep it is virtual itself.
+"""The guest lab: Debian's cloud kernel as guest of spindle-vm, on any machine, however deep it is virtual itself.
 
 usage: lab.py --build DIR [--scenarios A,B] [--with PROGRAM]... [--keep] [--timeout SECONDS]
 
-Level 1 is that same kernel under qemu-system-x86_64, whose emulation of AMD's SVM gives it a working /dev/kvm. Its disk holds
-what BUILD has made, the scenarios (scenario-NAME.sh), and level 2: the kernel again, an initial RAM disk, guest scripts (l2/).
-One boot of level 1 runs all scenarios; each boots its guests as often as it needs. Both levels write their results as lines
-"@lab ok - NAME" to their consoles, and this program makes TAP of them. The whole console is kept in BUILD/guest/NAME.log.
+Level 1 is that same kernel under qemu-system-x86_64, whose emulation of AMD's SVM gives it a working /dev/kvm. Its disk
+holds what the build folder has, the scenarios (scenario-NAME.sh), and level 2: the kernel again, an initial RAM disk,
+guest scripts (l2/). One boot of level 1 runs all scenarios; each boots its guests as often as it needs. Both levels
+write results to their consoles, "@lab ok - NAME", and this program makes TAP of them. BUILD/guest/NAME.log has it all.
 """
 import argparse
 import hashlib
@@ -15,7 +15,6 @@ import os
 import random
 import re
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -25,14 +24,14 @@ import time
 sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from image import Kernel, Tree, Unavailable, make_ext4, program  # noqa: E402
+from image import Kernel, Tree, Unavailable, make_ext4, one_partition, program  # noqa: E402
 
 L1_MODULES = ['irqbypass', 'kvm', 'kvm-amd', 'virtio_pci', 'virtio_blk', 'loop', 'fuse']
 L2_MODULES = ['hv_vmbus', 'sd_mod', 'sr_mod', 'sg', 'isofs', 'hv_storvsc', 'hv_utils']
-L2_PROGRAMS = ['lsblk', 'blkid', 'sg_inq', 'sg_vpd', 'sg_luns', 'sg_readcap', 'sg_unmap', 'sg_write_same', 'sg_get_lba_status',
-               'sg_compare_and_write', 'sg_persist', 'sg_sync', 'sg_opcodes', 'hv_kvp_daemon', 'hv_vss_daemon']
+L2_PROGRAMS = ['lsblk', 'blkid', 'sg_inq', 'sg_vpd', 'sg_luns', 'sg_readcap', 'sg_unmap', 'sg_write_same', 'sg_sync',
+               'sg_get_lba_status', 'sg_compare_and_write', 'sg_persist', 'sg_opcodes',
+               'hv_kvp_daemon', 'hv_vss_daemon']
 L1_PROGRAMS = ['jq', 'fusermount3']
-SECTOR, MIB = 512, 1 << 20
 
 OS_RELEASE = 'NAME="Spindle lab"\nID=spindle-lab\nVERSION="1"\nVERSION_ID="1"\nPRETTY_NAME="Spindle lab"\n'
 
@@ -59,17 +58,6 @@ def guest_initrd(kernel, path, more_modules):
     tree.cpio(path)
 
 
-def one_partition(path, file_system):
-    """A disk with an MBR and one partition from 1 MiB on, holding a file system that is a file already."""
-    size = os.path.getsize(file_system)
-    entry = struct.pack('<B3sB3sII', 0, b'\xfe\xff\xff', 0x83, b'\xfe\xff\xff', MIB // SECTOR, size // SECTOR)
-    with open(path, 'wb') as disk:
-        disk.write(bytes(446) + entry + bytes(48) + b'\x55\xaa')
-    subprocess.run(['dd', 'if=' + file_system, 'of=' + path, 'bs=1M', 'seek=1', 'conv=sparse,notrunc', 'status=none'],
-                   check=True)
-    os.truncate(path, MIB + size)
-
-
 def guest_disk(work, path):
     """A raw disk with an ext4 partition: files with their checksums, and fio with its many libraries."""
     top = os.path.join(work, 'guest-disk')
@@ -85,7 +73,6 @@ def guest_disk(work, path):
     tree.write(top)
     make_ext4(path + '.fs', top, '255M')
     one_partition(path, path + '.fs')
-    os.unlink(path + '.fs')
     shutil.rmtree(top)
 
 
@@ -105,7 +92,8 @@ def outer_disk(options, kernel, work, path):
     tree = Tree()
     tree.folder('dev', 'proc', 'sys', 'run', 'tmp', 'mnt', 'work', 'var/run', 'etc')
     build = options.build
-    for name in [build + '/tools/vhd-tool', build + '/fuse/vhd-mount', options.vmm] + L1_PROGRAMS + options.with_programs:
+    ours = [build + '/tools/vhd-tool', build + '/fuse/vhd-mount', options.vmm]
+    for name in ours + L1_PROGRAMS + options.with_programs:
         tree.program(name)
     tree.busybox()
     scripts(tree, 'l1', '/lab')
@@ -118,7 +106,8 @@ def outer_disk(options, kernel, work, path):
     tree.data('/etc/group', 'root:x:0:\nnogroup:x:65534:\n')
     tree.data('/etc/fuse.conf', 'user_allow_other\n')
     tree.link('/etc/mtab', '/proc/mounts')
-    tree.data('/lab/env', ''.join("export %s='%s'\n" % item for item in os.environ.items() if item[0].endswith('SAN_OPTIONS')))
+    sanitizers = [(name, value) for name, value in os.environ.items() if name.endswith('SAN_OPTIONS')]
+    tree.data('/lab/env', ''.join("export %s='%s'\n" % item for item in sanitizers))
     tree.file('/lab/guest/vmlinuz', kernel.image)
     tree.write(top)
 
@@ -135,7 +124,7 @@ def outer_disk(options, kernel, work, path):
 def qemu_command(options, kernel, initrd, disk):
     line = 'console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check lab.scenarios=' + options.scenarios
     return [program('qemu-system-x86_64'), '-accel', options.accel, '-cpu', 'EPYC-Milan,+svm,+npt', '-M', 'q35',
-            '-smp', str(options.smp), '-m', '2048', '-nographic', '-no-reboot', '-nodefaults', '-net', 'none',
+            '-smp', str(options.smp), '-m', str(options.mem), '-nographic', '-no-reboot', '-nodefaults', '-net', 'none',
             '-serial', 'stdio', '-kernel', kernel.image, '-initrd', initrd, '-append', line,
             '-drive', 'if=virtio,format=raw,cache=unsafe,file=' + disk]
 
@@ -216,12 +205,13 @@ def main():
     parser.add_argument('--vmm', help='the VMM (default: that of the build folder)')
     parser.add_argument('--with', dest='with_programs', action='append', default=[], metavar='PROGRAM',
                         help='one more program for level 1')
-    parser.add_argument('--with-file', dest='with_files', nargs=2, action='append', default=[], metavar=('FILE', 'PLACE'),
-                        help='one more file for level 1')
+    parser.add_argument('--with-file', dest='with_files', nargs=2, action='append', default=[],
+                        metavar=('FILE', 'PLACE'), help='one more file for level 1')
     parser.add_argument('--guest-module', dest='guest_modules', action='append', default=[], metavar='NAME',
                         help='one more module for the guest')
     parser.add_argument('--accel', default='tcg,thread=single', help='how QEMU emulates level 1')
     parser.add_argument('--smp', type=int, default=1, help='processors of level 1')
+    parser.add_argument('--mem', type=int, default=2048, help='MiB of level 1')
     parser.add_argument('--timeout', type=int, default=400, help='seconds for all of level 1')
     parser.add_argument('--keep', action='store_true', help='keep the disk of level 1 as BUILD/guest/kept-disk')
     options = parser.parse_args()

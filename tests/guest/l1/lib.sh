@@ -18,6 +18,7 @@ check()
 	else
 		echo "@lab not ok - $name"
 		echo "$out" | tail -n 20 | sed 's/^/@lab #   /'
+		return 1
 	fi
 }
 
@@ -111,4 +112,24 @@ console_in_order()
 		fi
 		at=$((at + found))
 	done
+}
+
+# with_files IMAGE COMMAND... - runs a command in the mounted file system of the first partition
+with_files()
+{
+	local image=$1 status
+
+	shift
+	vhd-mount "$image" /mnt || return
+	mkdir -p /tmp/files
+	if mount -t ext4 -o "${files_options:-loop,ro}" /mnt/p1 /tmp/files; then
+		(cd /tmp/files && "$@")
+		status=$?
+		umount /tmp/files
+	else
+		status=1
+	fi
+	fusermount3 -u /mnt
+	soon 20 vhd-tool check -q "$image" || return
+	return $status
 }

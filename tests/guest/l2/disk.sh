@@ -37,11 +37,11 @@ busy_channels()
 check "ext4 is mounted" mount -t ext4 /dev/sda1 /mnt
 check "files of the base are as written" sums base.sums
 check "files of the second layer are as written" sums middle.sums
-check "fio: what was written is read, on 4 processors at once" fio --name=verify --directory=/mnt --size=2M --rw=randwrite \
-	--bsrange=4k-64k --bs_unaligned=0 --direct=1 --ioengine=libaio --iodepth=16 --numjobs=4 --cpus_allowed=0-3 \
-	--cpus_allowed_policy=split --verify=crc32c --fsync=64
-check "fio: the bare disk, with flushes" fio --name=bare --filename=/dev/sdb --size=4M --rw=randrw --bs=4k --direct=1 \
-	--ioengine=libaio --iodepth=32 --verify=crc32c --fdatasync=32
+check "fio: what was written is read, on 4 processors at once" fio --name=verify --directory=/mnt --size=2M \
+	--rw=randwrite --bsrange=4k-64k --bs_unaligned=0 --direct=1 --ioengine=libaio --iodepth=16 --numjobs=4 \
+	--cpus_allowed=0-3 --cpus_allowed_policy=split --verify=crc32c --fsync=64
+check "fio: the bare disk, with flushes" fio --name=bare --filename=/dev/sdb --size=4M --rw=randrw --bs=4k \
+	--direct=1 --ioengine=libaio --iodepth=32 --verify=crc32c --fdatasync=32
 check "each channel has carried requests" busy_channels
 mkdir -p /mnt/guest
 for n in 1 2 3; do

@@ -54,5 +54,6 @@ says()
 # quiet_kernel - no complaint in the kernel's log
 quiet_kernel()
 {
-	! dmesg | grep -E 'WARNING: CPU|BUG:|Oops|Call Trace|I/O error|hung task|soft lockup|rcu.*stall|tag#.*(FAILED|srb)|EXT4-fs error'
+	! dmesg | grep -E 'WARNING: CPU|BUG:|Oops|Call Trace|I/O error|hung task|soft lockup|rcu.*stall' &&
+		! dmesg | grep -E 'tag#.*(FAILED|srb)|EXT4-fs error'
 }
