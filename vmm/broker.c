@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The broker's process: opens, and changes names, inside folders that the operator has named. */
+#include "vmm/broker_int.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "vhd/store.h"
+
+static struct store_folder *folders[BROKER_FOLDERS];
+
+static int open_plain(const struct broker_request *q, int *ret_fd, struct sp_err *err)
+{
+	*ret_fd = open(q->a, (int)q->flags | O_CLOEXEC | O_NOCTTY, 0600);
+	return *ret_fd < 0 ? sp_err_set(err, -errno, "%s: %s", q->a, strerror(errno)) : 0;
+}
+
+/* The folder of @path, links resolved, or @root above it; and what is left of the name. */
+static int split(const char *path, const char *root, struct broker_answer *a, struct sp_err *err)
+{
+	char real[PATH_MAX], *slash;
+	size_t len;
+
+	if (!realpath(path, real))
+		return sp_err_set(err, -errno, "%s: %s", path, strerror(errno));
+	if (*root && !realpath(root, a->root))
+		return sp_err_set(err, -errno, "%s: %s", root, strerror(errno));
+	slash = strrchr(real, '/');
+	if (!*root) {
+		memcpy(a->root, real, (size_t)(slash - real));
+		strcpy(a->root + (slash - real), slash == real ? "/" : "");
+	}
+	len = strcmp(a->root, "/") == 0 ? 0 : strlen(a->root);
+	if (strncmp(real, a->root, len) || real[len] != '/')
+		return sp_err_set(err, -EXDEV, "%s lies outside %s", path, root);
+	strcpy(a->name, real + len + 1);
+	return 0;
+}
+
+static int new_folder(const struct broker_request *q, struct broker_answer *a, struct sp_err *err)
+{
+	int r = split(q->a, q->b, a, err);
+
+	for (a->folder = 0; a->folder < BROKER_FOLDERS && folders[a->folder]; a->folder++)
+		;
+	if (r == 0 && a->folder == BROKER_FOLDERS)
+		r = sp_err_set(err, -EMFILE, "more than %u folders are open", BROKER_FOLDERS);
+	return r == 0 ? store_folder_host(a->root, &folders[a->folder], err) : r;
+}
+
+/* The machine takes the locks itself: they belong to the description that travels. */
+static int open_in_folder(struct store_folder *f, const struct broker_request *q, int *ret_fd, struct sp_err *err)
+{
+	struct store *s;
+	int r = store_folder_open(f, q->a, q->flags | STORE_NO_LOCK, &s, err);
+
+	if (r < 0)
+		return r;
+	*ret_fd = fcntl(s->ops->fd(s), F_DUPFD_CLOEXEC, 0);
+	r = *ret_fd < 0 ? sp_err_set(err, -errno, "%s: %s", q->a, strerror(errno)) : 0;
+	store_close(s);
+	return r;
+}
+
+static int in_folder(const struct broker_request *q, int *ret_fd, struct sp_err *err)
+{
+	struct store_folder *f = q->folder < BROKER_FOLDERS ? folders[q->folder] : NULL;
+
+	if (!f)
+		return sp_err_set(err, -EBADF, "no such folder");
+	switch (q->op) {
+	case BROKER_FOLDER_OPEN:
+		return open_in_folder(f, q, ret_fd, err);
+	case BROKER_RENAME:
+		return store_folder_rename(f, q->a, q->b, q->flags);
+	case BROKER_LINK:
+		return store_folder_link(f, q->a, q->b);
+	case BROKER_UNLINK:
+		return store_folder_unlink(f, q->a);
+	case BROKER_SYNC:
+		return store_folder_sync(f, q->a);
+	case BROKER_FOLDER_CLOSE:
+		store_folder_close(f);
+		folders[q->folder] = NULL;
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+static void answer(int socket_fd, struct broker_request *q)
+{
+	static struct broker_answer a;
+	union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } control;
+	struct iovec iov = { &a, sizeof(a) };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+	struct sp_err err = { 0 };
+	int fd = -1;
+
+	q->a[sizeof(q->a) - 1] = q->b[sizeof(q->b) - 1] = '\0';
+	memset(&a, 0, sizeof(a));
+	if (q->op == BROKER_OPEN)
+		a.result = open_plain(q, &fd, &err);
+	else if (q->op == BROKER_FOLDER)
+		a.result = new_folder(q, &a, &err);
+	else
+		a.result = in_folder(q, &fd, &err);
+	memcpy(a.text, err.text, sizeof(a.text));
+	if (fd >= 0) {
+		memset(&control, 0, sizeof(control));
+		m.msg_control = &control;
+		m.msg_controllen = sizeof(control.room);
+		control.head = (struct cmsghdr){
+			.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
+		};
+		memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
+	}
+	sendmsg(socket_fd, &m, MSG_NOSIGNAL);
+	if (fd >= 0)
+		close(fd);
+}
+
+void broker_serve(int socket_fd)
+{
+	static struct broker_request q;
+	ssize_t n;
+
+	/* A key pressed for the machine is not meant for us: we end when it has ended. */
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	do {
+		n = recv(socket_fd, &q, sizeof(q), 0);
+		if (n == sizeof(q))
+			answer(socket_fd, &q);
+	} while (n > 0 || (n < 0 && errno == EINTR));
+}
