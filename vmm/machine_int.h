@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef SPINDLE_VMM_MACHINE_INT_H
+#define SPINDLE_VMM_MACHINE_INT_H
+/*
+ * What the files of the machine share:
+ *
+ *   machine.c		put together, taken apart, states and events
+ *   machine_guest.c	load, run, reset, end of the guest; what it tells by MSR
+ *   machine_console.c	serial port, clock, power
+ *   machine_disks.c	controllers, disks, changes while it runs
+ *   machine_report.c	status and statistics as JSON
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "storvsp/storvsp.h"
+#include "vhd/vhd.h"
+#include "vmm/broker.h"
+#include "vmm/hyperv.h"
+#include "vmm/ic.h"
+#include "vmm/machine.h"
+#include "vmm/memory.h"
+#include "vmm/partition.h"
+#include "vmm/pio.h"
+#include "vmm/power.h"
+#include "vmm/rtc.h"
+#include "vmm/serial.h"
+#include "vmm/vmbus_server.h"
+
+#define MACHINE_LISTENERS 16u
+#define MACHINE_SERVICES  5u
+#define CRASH_TEXT_MAX	  4096u
+
+/* A disk or a DVD drive in use. */
+struct machine_disk {
+	struct vmm_disk_config config;	/* strings are ours */
+	struct vhd_disk *disk;		/* NULL: a drive without medium */
+	struct sp_guid identity;
+	char *scratch;			/* throw-away child, deleted at the end */
+	struct storvsp_address at;
+	unsigned controller;
+	struct machine_disk *next;
+};
+
+struct machine_controller {
+	struct storvsp *vsp;		/* NULL: not there */
+	char name[16];			/* "scsi0" */
+	uint32_t offer;
+};
+
+struct vmm_machine {
+	const struct vmm_config *config;	/* the caller's */
+	struct vmm_loop *loop;
+	enum vmm_state state;
+	bool started, ending;
+
+	struct vmm_memory *memory;
+	struct vmm_pio *pio;
+	struct vmm_partition *partition;
+	struct vmm_hv *hv;
+	struct vmm_bus *bus;
+	struct vmm_watch *stop_watch;
+	struct vmm_boot_state boot;
+
+	struct vmm_serial *serial;
+	struct vmm_serial_backend *console;
+	struct vmm_rtc *rtc;
+	struct vmm_power *power;
+
+	struct machine_controller controller[VMM_CONTROLLERS];
+	struct machine_disk *disks;
+	struct vmm_ic *service[MACHINE_SERVICES];	/* by enum vmm_ic_kind; NULL: not there */
+	struct vmm_broker *broker;	/* the caller's; NULL: files are opened here */
+
+	/* From vCPU threads: what the guest said when it died. */
+	pthread_mutex_t crash_lock;
+	char crash_text[CRASH_TEXT_MAX + 1];
+	bool crashed;			/* crash_lock */
+	int attention_fd;		/* eventfd */
+	struct vmm_watch *attention_watch;
+
+	struct { vmm_event_fn fn; void *ctx; } listener[MACHINE_LISTENERS];
+	unsigned listeners;
+	struct sp_err failure;		/* why, in state FAILED */
+	void (*ended)(void *ctx);
+	void *ended_ctx;
+	uint64_t started_ns;
+	unsigned resets;
+};
+
+void machine_event(struct vmm_machine *m, const char *name, void *data);	/* takes @data over */
+
+/* machine_guest.c */
+int machine_guest_new(struct vmm_machine *m, struct sp_err *err);
+void machine_guest_free(struct vmm_machine *m);
+int machine_guest_load(struct vmm_machine *m, struct sp_err *err);
+int machine_guest_run(struct vmm_machine *m, struct sp_err *err);
+void machine_end(struct vmm_machine *m, enum vmm_state state);
+
+/* machine_console.c */
+int machine_console_new(struct vmm_machine *m, struct sp_err *err);
+void machine_console_free(struct vmm_machine *m);
+
+/* machine_disks.c */
+int machine_disks_new(struct vmm_machine *m, struct sp_err *err);
+void machine_disks_free(struct vmm_machine *m);
+/* "scsi0:3", "0:3", or "3": NULL when there is none. */
+struct machine_disk *machine_disk_find(struct vmm_machine *m, const char *at);
+
+#endif
