@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The other end of the control socket: one question at a time, blocking. */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/env.h"
+#include "vmm/spindle_vm.h"
+
+#define ANSWER_MAX	(16u << 20)
+#define ANSWER_MS	60000
+
+struct vm_client {
+	int fd;
+	char *buf;
+	size_t len, room;
+};
+
+/* The next line as an object, the caller's: 0, -ETIMEDOUT, -EPIPE, -EBADMSG, -ENOMEM. */
+static int next_line(struct vm_client *c, uint64_t deadline_ns, json_object **ret)
+{
+	char *end;
+
+	while (!(end = c->len ? memchr(c->buf, '\n', c->len) : NULL)) {
+		uint64_t now = sp_env_monotonic_ns();
+		struct pollfd p = { .fd = c->fd, .events = POLLIN };
+		ssize_t n;
+
+		if (c->len == c->room) {
+			size_t room = c->room ? c->room * 2 : 65536;
+			char *grown = room <= ANSWER_MAX ? sp_realloc(c->buf, room) : NULL;
+
+			if (!grown)
+				return -ENOMEM;
+			c->buf = grown;
+			c->room = room;
+		}
+		if (now >= deadline_ns || poll(&p, 1, (int)((deadline_ns - now) / 1000000) + 1) == 0)
+			return -ETIMEDOUT;
+		n = read(c->fd, c->buf + c->len, c->room - c->len);
+		if (n == 0 || (n < 0 && errno != EINTR))
+			return -EPIPE;
+		c->len += n > 0 ? (size_t)n : 0;
+	}
+	*end = '\0';
+	*ret = json_tokener_parse(c->buf);
+	c->len -= (size_t)(end + 1 - c->buf);
+	memmove(c->buf, end + 1, c->len);
+	return *ret ? 0 : -EBADMSG;
+}
+
+static int next_of(struct vm_client *c, const char *key, const char *value, int timeout_ms, json_object **ret)
+{
+	uint64_t deadline = sp_env_monotonic_ns() + (uint64_t)timeout_ms * 1000000;
+	json_object *o, *found;
+	int r;
+
+	while ((r = next_line(c, deadline, &o)) == 0) {
+		if (json_object_object_get_ex(o, key, &found) &&
+		    (!value || strcmp(json_object_get_string(found), value) == 0)) {
+			*ret = o;
+			return 0;
+		}
+		if (!value && json_object_object_get_ex(o, "error", NULL)) {
+			*ret = o;
+			return 0;
+		}
+		json_object_put(o);
+	}
+	return r;
+}
+
+static int send_line(struct vm_client *c, const char *text)
+{
+	size_t len = strlen(text), at = 0;
+
+	while (at < len) {
+		ssize_t n = send(c->fd, text + at, len - at, MSG_NOSIGNAL);
+
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		at += n > 0 ? (size_t)n : 0;
+	}
+	return send(c->fd, "\n", 1, MSG_NOSIGNAL) == 1 ? 0 : -EPIPE;
+}
+
+static int error_of(json_object *answer, struct sp_err *err)
+{
+	json_object *error, *text;
+	int code = -EIO;
+
+	if (!json_object_object_get_ex(answer, "error", &error))
+		return 0;
+	if (json_object_object_get_ex(error, "class", &text) &&
+	    strcmp(json_object_get_string(text), "DeviceNotActive") == 0)
+		code = -ENOTCONN;
+	json_object_object_get_ex(error, "desc", &text);
+	return sp_err_set(err, code, "%s", json_object_get_string(text));
+}
+
+int vm_client_call(struct vm_client *c, const char *command, json_object *arguments, json_object **ret,
+		   struct sp_err *err)
+{
+	json_object *o = json_object_new_object(), *answer, *value;
+	int r;
+
+	json_object_object_add(o, "execute", json_object_new_string(command));
+	if (arguments)
+		json_object_object_add(o, "arguments", arguments);
+	r = send_line(c, json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
+	json_object_put(o);
+	if (r == 0)
+		r = next_of(c, "return", NULL, ANSWER_MS, &answer);
+	if (r < 0)
+		return sp_err_set(err, r, "%s: %s", command, r == -EPIPE ? "the machine has gone" : strerror(-r));
+	r = error_of(answer, err);
+	if (r == 0 && ret && json_object_object_get_ex(answer, "return", &value))
+		*ret = json_object_get(value);
+	json_object_put(answer);
+	return r;
+}
+
+int vm_client_wait(struct vm_client *c, const char *event, int timeout_ms)
+{
+	json_object *o;
+	int r = next_of(c, "event", event, timeout_ms, &o);
+
+	if (r == 0)
+		json_object_put(o);
+	return r;
+}
+
+static int connect_to(const char *path, int *ret_fd)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -errno;
+	memcpy(a.sun_path, path, strlen(path) + 1);
+	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0) {
+		int r = -errno;
+
+		close(fd);
+		return r;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+int vm_client_open(const char *name, struct vm_client **ret_client, struct sp_err *err)
+{
+	struct vm_client *c;
+	json_object *greeting;
+	char path[108];
+	int fd = -1, r = vm_socket_path(name, path, err);
+
+	if (r < 0)
+		return r;
+	r = connect_to(path, &fd);
+	if (r < 0)
+		return sp_err_set(err, r, "no machine \"%s\" runs (%s: %s); \"spindle-vm list\" shows those that do",
+				  name, path, strerror(-r));
+	c = sp_zalloc(sizeof(*c));
+	if (!c) {
+		close(fd);
+		return sp_err_set(err, -ENOMEM, "out of memory");
+	}
+	c->fd = fd;
+	r = next_of(c, "QMP", NULL, ANSWER_MS, &greeting);
+	if (r == 0) {
+		json_object_put(greeting);
+		r = vm_client_call(c, "qmp_capabilities", NULL, NULL, err);
+	} else {
+		sp_err_set(err, r, "%s does not greet: %s", path, strerror(-r));
+	}
+	if (r < 0)
+		vm_client_close(c);
+	else
+		*ret_client = c;
+	return r;
+}
+
+void vm_client_close(struct vm_client *c)
+{
+	if (!c)
+		return;
+	close(c->fd);
+	sp_free(c->buf);
+	sp_free(c);
+}

@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Verbs that ask a running machine: each a question to its control socket and a way to show the answer. */
+#include <dirent.h>
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vmm/config_int.h"
+#include "vmm/spindle_vm.h"
+
+#define STOP_MS_DEFAULT 120000
+
+/* ---- options that several verbs have ------------------------------------------------------------------ */
+
+struct common {
+	bool json, force, reboot, read_only, dvd;
+	unsigned watch_s, timeout_ms;
+	const char *iops, *bps;
+};
+
+enum { OPT_OUTPUT = 256, OPT_FORCE, OPT_REBOOT, OPT_WATCH, OPT_TIMEOUT, OPT_DVD, OPT_IOPS, OPT_BPS };
+
+static const struct option options[] = {
+	{ "output", required_argument, NULL, OPT_OUTPUT },
+	{ "force", no_argument, NULL, OPT_FORCE },
+	{ "reboot", no_argument, NULL, OPT_REBOOT },
+	{ "watch", optional_argument, NULL, OPT_WATCH },
+	{ "timeout", required_argument, NULL, OPT_TIMEOUT },
+	{ "dvd", no_argument, NULL, OPT_DVD },
+	{ "iops", required_argument, NULL, OPT_IOPS },
+	{ "bps", required_argument, NULL, OPT_BPS },
+	{ 0 },
+};
+
+static int set_option(struct common *c, int option)
+{
+	switch (option) {
+	case OPT_OUTPUT:
+		c->json = strcmp(optarg, "json") == 0;
+		return c->json || strcmp(optarg, "human") == 0 ? 0 : -EINVAL;
+	case OPT_FORCE:
+		c->force = true;
+		return 0;
+	case OPT_REBOOT:
+		c->reboot = true;
+		return 0;
+	case OPT_DVD:
+		c->dvd = true;
+		return 0;
+	case OPT_WATCH:
+		c->watch_s = optarg ? (unsigned)strtoul(optarg, NULL, 10) : 1;
+		return c->watch_s ? 0 : -EINVAL;
+	case OPT_TIMEOUT:
+		c->timeout_ms = (unsigned)strtoul(optarg, NULL, 10) * 1000;
+		return c->timeout_ms ? 0 : -EINVAL;
+	case OPT_IOPS:
+		c->iops = optarg;
+		return 0;
+	case OPT_BPS:
+		c->bps = optarg;
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+/* @words: how many arguments there must be; they begin at argv[optind]. */
+static int parse(int argc, char **argv, int words, const char *synopsis, struct common *ret)
+{
+	int option;
+
+	*ret = (struct common){ .timeout_ms = STOP_MS_DEFAULT };
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
+		if (set_option(ret, option) < 0)
+			return vm_usage(argv[0], synopsis);
+	return argc - optind == words ? EXIT_DONE : vm_usage(argv[0], synopsis);
+}
+
+static int failed(const struct sp_err *err)
+{
+	return vm_fail(EXIT_FAILED, "%s", sp_err_text(err));
+}
+
+/* One question, one answer: the answer is the caller's, when it wants it. */
+static int ask(const char *machine, const char *command, json_object *arguments, json_object **ret)
+{
+	struct sp_err err = { 0 };
+	struct vm_client *c;
+	int r = vm_client_open(machine, &c, &err);
+
+	if (r < 0) {
+		json_object_put(arguments);
+		return failed(&err);
+	}
+	r = vm_client_call(c, command, arguments, ret, &err);
+	vm_client_close(c);
+	return r < 0 ? failed(&err) : EXIT_DONE;
+}
+
+static json_object *arguments_with(const char *key, const char *value)
+{
+	json_object *o = json_object_new_object();
+
+	json_object_object_add(o, key, json_object_new_string(value));
+	return o;
+}
+
+static void print_json(json_object *o)
+{
+	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+}
+
+static const char *text_at(json_object *o, const char *key)
+{
+	json_object *value;
+
+	return json_object_object_get_ex(o, key, &value) && value ? json_object_get_string(value) : "-";
+}
+
+/* ---- status, list ------------------------------------------------------------------------------------- */
+
+static void print_services(json_object *status)
+{
+	json_object *services;
+
+	if (!json_object_object_get_ex(status, "services", &services))
+		return;
+	json_object_object_foreach(services, name, service)
+		printf("%-10s  %s\n", name, text_at(service, "state"));
+}
+
+static void print_status(json_object *o)
+{
+	json_object *vmbus;
+
+	printf("name        %s\n", text_at(o, "name"));
+	printf("state       %s\n", text_at(o, "status"));
+	printf("memory      %s MiB\n", text_at(o, "memory_mib"));
+	printf("processors  %s\n", text_at(o, "cpus"));
+	printf("console     %s\n", text_at(o, "console"));
+	if (json_object_object_get_ex(o, "vmbus", &vmbus))
+		printf("vmbus       %s\n", text_at(vmbus, "version"));
+	print_services(o);
+}
+
+int vm_status(int argc, char **argv)
+{
+	struct common c;
+	json_object *o = NULL;
+	int status = parse(argc, argv, 1, "[--output=json] NAME", &c);
+
+	if (status == EXIT_DONE)
+		status = ask(argv[optind], "spindle-status", NULL, &o);
+	if (status == EXIT_DONE && c.json)
+		print_json(o);
+	else if (status == EXIT_DONE)
+		print_status(o);
+	json_object_put(o);
+	return status;
+}
+
+static void list_one(const char *name, json_object *list)
+{
+	struct sp_err err = { 0 };
+	struct vm_client *c;
+	json_object *o = NULL;
+
+	if (vm_client_open(name, &c, &err) < 0)
+		return;			/* a leftover: the next machine of that name removes it */
+	if (vm_client_call(c, "query-status", NULL, &o, &err) == 0) {
+		json_object_object_add(o, "name", json_object_new_string(name));
+		json_object_array_add(list, o);
+	}
+	vm_client_close(c);
+}
+
+int vm_list(int argc, char **argv)
+{
+	struct sp_err err = { 0 };
+	struct common c;
+	struct dirent *e;
+	json_object *list;
+	char path[80];
+	DIR *dir;
+	int status = parse(argc, argv, 0, "[--output=json]", &c);
+
+	if (status != EXIT_DONE)
+		return status;
+	if (vm_runtime_dir(path, &err) < 0)
+		return failed(&err);
+	dir = opendir(path);
+	if (!dir)
+		return vm_fail(EXIT_FAILED, "%s: %s", path, strerror(errno));
+	list = json_object_new_array();
+	while ((e = readdir(dir))) {
+		size_t len = strlen(e->d_name);
+		char name[256];
+
+		if (len < 6 || strcmp(e->d_name + len - 5, ".sock"))
+			continue;
+		snprintf(name, sizeof(name), "%.*s", (int)(len - 5), e->d_name);
+		list_one(name, list);
+	}
+	closedir(dir);
+	if (c.json)
+		print_json(list);
+	for (size_t i = 0; !c.json && i < json_object_array_length(list); i++) {
+		json_object *o = json_object_array_get_idx(list, i);
+
+		printf("%-24s %s\n", text_at(o, "name"), text_at(o, "status"));
+	}
+	json_object_put(list);
+	return EXIT_DONE;
+}
+
+/* ---- stop, pause, resume, reset ----------------------------------------------------------------------- */
+
+static int stop_and_wait(const char *name, const struct common *o)
+{
+	struct sp_err err = { 0 };
+	json_object *arguments = json_object_new_object();
+	struct vm_client *c;
+	int r = vm_client_open(name, &c, &err);
+
+	if (r < 0) {
+		json_object_put(arguments);
+		return failed(&err);
+	}
+	json_object_object_add(arguments, "reboot", json_object_new_boolean(o->reboot));
+	r = vm_client_call(c, o->force ? "quit" : "system_powerdown", arguments, NULL, &err);
+	if (r == 0) {
+		r = vm_client_wait(c, o->reboot ? "RESET" : "SHUTDOWN", (int)o->timeout_ms);
+		if (r == -EPIPE && !o->reboot)
+			r = 0;		/* it was faster than its news */
+		if (r < 0)
+			sp_err_set(&err, r, "%s has not stopped within %u s; --force switches it off", name,
+				   o->timeout_ms / 1000);
+	}
+	vm_client_close(c);
+	return r < 0 ? failed(&err) : EXIT_DONE;
+}
+
+int vm_stop(int argc, char **argv)
+{
+	struct common c;
+	int status = parse(argc, argv, 1, "[--force] [--reboot] [--timeout=SECONDS] NAME", &c);
+
+	return status == EXIT_DONE ? stop_and_wait(argv[optind], &c) : status;
+}
+
+static int plain(int argc, char **argv, const char *command)
+{
+	struct common c;
+	int status = parse(argc, argv, 1, "NAME", &c);
+
+	return status == EXIT_DONE ? ask(argv[optind], command, NULL, NULL) : status;
+}
+
+int vm_pause(int argc, char **argv)
+{
+	return plain(argc, argv, "stop");
+}
+
+int vm_resume(int argc, char **argv)
+{
+	return plain(argc, argv, "cont");
+}
+
+int vm_reset(int argc, char **argv)
+{
+	return plain(argc, argv, "system_reset");
+}
+
+/* ---- disks -------------------------------------------------------------------------------------------- */
+
+int vm_attach(int argc, char **argv)
+{
+	struct common c;
+	json_object *arguments, *o = NULL;
+	char *path;
+	int status = parse(argc, argv, 2, "[--dvd] NAME FILE[,KEY=VALUE...]", &c);
+
+	if (status != EXIT_DONE)
+		return status;
+	/* The machine may stand in another folder. */
+	path = realpath(".", NULL);
+	if (argv[optind + 1][0] != '/' && path) {
+		char *spec = NULL;
+
+		if (asprintf(&spec, "%s/%s", path, argv[optind + 1]) < 0)
+			return vm_fail(EXIT_FAILED, "out of memory");
+		arguments = arguments_with("spec", spec);
+		free(spec);
+	} else {
+		arguments = arguments_with("spec", argv[optind + 1]);
+	}
+	free(path);
+	json_object_object_add(arguments, "driver", json_object_new_string(c.dvd ? "dvd" : "disk"));
+	status = ask(argv[optind], "device_add", arguments, &o);
+	if (status == EXIT_DONE)
+		puts(text_at(o, "device"));
+	json_object_put(o);
+	return status;
+}
+
+int vm_detach(int argc, char **argv)
+{
+	struct common c;
+	int status = parse(argc, argv, 2, "NAME DEVICE", &c);
+
+	return status == EXIT_DONE ?
+	       ask(argv[optind], "device_del", arguments_with("id", argv[optind + 1]), NULL) : status;
+}
+
+int vm_resize(int argc, char **argv)
+{
+	struct common c;
+	json_object *arguments;
+	uint64_t size;
+	int status = parse(argc, argv, 3, "NAME DEVICE SIZE", &c);
+
+	if (status != EXIT_DONE)
+		return status;
+	if (vmm_config_number(argv[optind + 2], INT64_MAX, &size) < 0)
+		return vm_fail(EXIT_USAGE, "size \"%s\" is not understood", argv[optind + 2]);
+	arguments = arguments_with("device", argv[optind + 1]);
+	json_object_object_add(arguments, "size", json_object_new_uint64(size));
+	return ask(argv[optind], "block_resize", arguments, NULL);
+}
+
+static int add_limit(json_object *arguments, const char *key, const char *text)
+{
+	uint64_t n;
+
+	if (!text)
+		return 0;
+	if (vmm_config_number(text, INT64_MAX, &n) < 0)
+		return -EINVAL;
+	json_object_object_add(arguments, key, json_object_new_uint64(n));
+	return 0;
+}
+
+int vm_limit(int argc, char **argv)
+{
+	struct common c;
+	json_object *arguments;
+	int status = parse(argc, argv, 2, "[--iops=N] [--bps=N] NAME DEVICE (without a number: no limit)", &c);
+
+	if (status != EXIT_DONE)
+		return status;
+	arguments = arguments_with("device", argv[optind + 1]);
+	if (add_limit(arguments, "iops", c.iops) < 0 || add_limit(arguments, "bps", c.bps) < 0) {
+		json_object_put(arguments);
+		return vm_fail(EXIT_USAGE, "a limit is a number, with k, m or g");
+	}
+	return ask(argv[optind], "block_set_io_throttle", arguments, NULL);
+}
+
+/* ---- statistics --------------------------------------------------------------------------------------- */
+
+static void print_stats(json_object *list)
+{
+	printf("%-10s %12s %12s %14s %14s %10s\n", "device", "reads", "writes", "read bytes", "written bytes",
+	       "flushes");
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		json_object *o = json_object_array_get_idx(list, i), *s;
+
+		if (json_object_object_get_ex(o, "stats", &s))
+			printf("%-10s %12s %12s %14s %14s %10s\n", text_at(o, "device"), text_at(s, "rd_operations"),
+			       text_at(s, "wr_operations"), text_at(s, "rd_bytes"), text_at(s, "wr_bytes"),
+			       text_at(s, "flush_operations"));
+	}
+	fflush(stdout);
+}
+
+int vm_stats(int argc, char **argv)
+{
+	struct common c;
+	int status = parse(argc, argv, 1, "[--output=json] [--watch[=SECONDS]] NAME", &c);
+
+	while (status == EXIT_DONE) {
+		json_object *o = NULL;
+
+		status = ask(argv[optind], c.json ? "spindle-stats" : "query-blockstats", NULL, &o);
+		if (status == EXIT_DONE && c.json)
+			print_json(o);
+		else if (status == EXIT_DONE)
+			print_stats(o);
+		json_object_put(o);
+		if (!c.watch_s)
+			break;
+		sleep(c.watch_s);
+	}
+	return status;
+}
