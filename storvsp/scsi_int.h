@@ -196,7 +196,7 @@ struct scsi_queue {
 	bool registered;		/* buffers are: buf_index may be used */
 	unsigned cancels;		/* grows with each scsi_queue_cancel() */
 	struct vhd_req sync;		/* of SYNCHRONIZE CACHE with IMMED, which has been answered; one at a time */
-	bool sync_busy, sync_again;
+	bool sync_busy;
 	uint64_t changed_ns;		/* of inflight, for busy and queue time */
 };
 
@@ -213,8 +213,8 @@ enum scsi_account { SCSI_ACCOUNT_OTHER, SCSI_ACCOUNT_READ, SCSI_ACCOUNT_WRITE, S
 void scsi_submit(struct scsi_task *t);
 /* A command of many steps shall stop. */
 bool scsi_cancelled(const struct scsi_task *t);
-/* What was completed before becomes durable, but nobody is told. */
-void scsi_queue_sync_behind(struct scsi_queue *q);
+/* What was completed before becomes durable, but nobody is told. False: one is under way already, wait for your own. */
+bool scsi_queue_sync_behind(struct scsi_queue *q);
 
 /* ---- exclusive access (scsi_exclusive.c) ---------------------------------------------------------------- */
 

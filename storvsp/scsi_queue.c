@@ -67,8 +67,6 @@ void scsi_submit(struct scsi_task *t)
 	q->bqueue->ops->submit(q->bqueue, &t->req);
 }
 
-static void sync_submit(struct scsi_queue *q);
-
 static void sync_done(struct vhd_req *req, int res)
 {
 	struct scsi_queue *q = req->user;
@@ -76,26 +74,18 @@ static void sync_done(struct vhd_req *req, int res)
 	/* A failure stays with the backend: every later flush tells it. */
 	q->submitted--;
 	q->sync_busy = false;
-	if (q->sync_again)
-		sync_submit(q);
 }
 
-static void sync_submit(struct scsi_queue *q)
+bool scsi_queue_sync_behind(struct scsi_queue *q)
 {
+	/* One that runs may have begun before the latest writes were completed: it does not do for them. */
+	if (q->sync_busy)
+		return false;
 	q->sync = (struct vhd_req){ .op = VHD_REQ_FLUSH, .buf_index = -1, .complete = sync_done, .user = q };
-	q->sync_again = false;
 	q->sync_busy = true;
 	q->submitted++;
 	q->bqueue->ops->submit(q->bqueue, &q->sync);
-}
-
-void scsi_queue_sync_behind(struct scsi_queue *q)
-{
-	/* One that runs may have begun before the latest writes were completed: another one follows. */
-	if (q->sync_busy)
-		q->sync_again = true;
-	else
-		sync_submit(q);
+	return true;
 }
 
 /* ---- dispatch ------------------------------------------------------------------------------------------ */

@@ -165,8 +165,8 @@ static void sbc_synchronize(struct scsi_task *t)
 	t->account = SCSI_ACCOUNT_FLUSH;
 	if (!scsi_range_ok(t, &range))
 		return;
-	if (t->cdb[1] & CDB_IMMED) {
-		scsi_queue_sync_behind(t->queue);
+	/* A drive has nothing to flush, and what is under way would keep its medium in. */
+	if ((t->cdb[1] & CDB_IMMED) && scsi_task_lu(t)->kind == SCSI_DISK && scsi_queue_sync_behind(t->queue)) {
 		scsi_good(t);
 		return;
 	}

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdatomic.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "tests/unit/rows.h"
@@ -461,13 +462,11 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-static void exclusive_race(void **state)
+static void race_on(struct scsi_fix f)
 {
 	struct worker w[2] = { 0 };
-	struct scsi_fix f;
 
 	atomic_store(&total, 0);
-	fix_disk(&f, &(struct fix_opts){ 0 });
 	write_byte(f.disk, 0, 1024, 0);
 	for (unsigned i = 0; i < 2; i++) {
 		w[i].f = f;
@@ -483,7 +482,31 @@ static void exclusive_race(void **state)
 	assert_int_equal(load(&w[0], 0), 2 * ROUNDS);
 	for (unsigned i = 0; i < 2; i++)
 		scsi_queue_free(w[i].f.queue);
+}
+
+static void exclusive_race(void **state)
+{
+	struct scsi_fix f;
+
+	fix_disk(&f, &(struct fix_opts){ 0 });
+	race_on(f);
 	fix_free(&f);
+}
+
+/* Where requests end later and on their own, workers sleep in earnest. */
+static void exclusive_race_on_files(void **state)
+{
+	char path[] = "/tmp/spindle-scsi-XXXXXX";
+	struct scsi_fix f = { 0 };
+
+	assert_non_null(mkdtemp(path));
+	must(store_folder_host(path, &f.folder, NULL), NULL);
+	make_base(f.folder, "disk", VHD_FORMAT_VHDX, SP_MIB(64), SP_MIB(1), 512);
+	fix_open(&f, &(struct fix_opts){ 0 });
+	race_on(f);
+	assert_int_equal(store_folder_unlink(f.folder, "disk"), 0);
+	fix_free(&f);
+	assert_int_equal(rmdir(path), 0);
 }
 
 /* ---- a medium that leaves ---------------------------------------------------------------------------------- */
@@ -603,6 +626,7 @@ static const struct single_row single_rows[] = {
 	{ "no allocation", no_allocation },
 	{ "COMPARE AND WRITE waits and is waited for", exclusive_order },
 	{ "COMPARE AND WRITE on two workers", exclusive_race },
+	{ "COMPARE AND WRITE on two workers, files", exclusive_race_on_files },
 	{ "medium: changes", dvd_changes },
 	{ "medium: tray", dvd_tray },
 	{ "medium: none", dvd_empty },
