@@ -31,7 +31,7 @@ if [ ! -f "$disk" ]; then
 		--customize-hook="umount '$disk.tree' && rmdir '$disk.tree'" \
 		"${SPINDLE_DEBIAN_SUITE:-bookworm}" /dev/null ${SPINDLE_DEBIAN_MIRROR:+"$SPINDLE_DEBIAN_MIRROR"}
 	"$here/image.py" partition "$disk.raw" "$disk.fs"
-	"$build/tools/vhd-tool" convert -q "$disk.raw" "$disk.new"
+	"$build/tools/vhd-tool" convert -q -O vhdx "$disk.raw" "$disk.new"
 	rm -f "$disk.raw" "$disk.fs"
 	mv "$disk.new" "$disk"
 fi
