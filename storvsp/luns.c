@@ -131,7 +131,8 @@ void storvsp_doors_sync(struct storvsp_worker *w)
 			scsi_queue_cancel(d->queue);
 		d->cancels = cancels;
 		d->flow.weight = __atomic_load_n(&d->unit->weight, __ATOMIC_RELAXED);
-		d->flow.blocked_ns = 0;		/* the limit may be another one now */
+		if (d->flow.blocked_ns > w->now)	/* the limit may be another one now */
+			d->flow.blocked_ns = w->now;
 	}
 }
 
@@ -275,7 +276,7 @@ int storvsp_attach(struct storvsp *c, struct storvsp_address at, struct scsi_lu 
 		   const struct storvsp_limits *limits, unsigned wait_ms, struct sp_err *err)
 {
 	int i = index_of(c, at), r;
-	struct storvsp_unit *u;
+	struct storvsp_unit *u = NULL;
 
 	if (i < 0)
 		return sp_err_set(err, -EINVAL, "%s has no address %u:%u:%u", c->name, at.path, at.target, at.lun);

@@ -315,10 +315,14 @@ static void absent(struct storvsp_request *r, int index)
 		storvsp_absence_told(r->worker->controller, index);
 }
 
-/* One unit keeps nearly all slots although others work, too: it must not make them wait for the ring. */
+/* One unit keeps so many slots that others, which may be idle just now, would soon wait for the ring behind it. */
 static bool hogs(const struct storvsp_worker *w, const struct storvsp_door *d)
 {
-	return w->busy_doors > 1 && w->free_slots < w->slots / 4 && d->slots > w->slots / w->busy_doors;
+	unsigned sharing = w->busy_doors > 2 ? w->busy_doors : 2;
+
+	if (SP_SEED_BUG(VSP_HOG))
+		return false;
+	return w->useds > 1 && w->free_slots < w->slots / 4 && d->slots > w->slots / sharing;
 }
 
 static void execute(struct storvsp_request *r, const struct vmbus_packet *p)

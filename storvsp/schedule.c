@@ -85,7 +85,7 @@ static struct storvsp_entry *take_first(struct storvsp_schedule *s, struct storv
 		moved->position = f->position;
 	}
 	__atomic_sub_fetch(&f->limiter->queued, 1, __ATOMIC_RELAXED);
-	if (e->refused) {
+	if (f->blocked_ns > e->since_ns) {	/* its limit held it up, or the one before it */
 		__atomic_add_fetch(&f->limiter->throttled, 1, __ATOMIC_RELAXED);
 		__atomic_add_fetch(&f->limiter->throttled_ns, now_ns - e->since_ns, __ATOMIC_RELAXED);
 	}
@@ -97,7 +97,6 @@ bool storvsp_schedule_add(struct storvsp_schedule *s, struct storvsp_entry *e, u
 	struct storvsp_flow *f = e->flow;
 
 	e->since_ns = now_ns;
-	e->refused = false;
 	if (f->running == 0 && f->waiting == 0)
 		f->pass = sp_max(f->pass, s->pass);
 	if (s->flows == 0 && has_room(s, f)) {
@@ -108,7 +107,6 @@ bool storvsp_schedule_add(struct storvsp_schedule *s, struct storvsp_entry *e, u
 			return true;
 		}
 		f->blocked_ns = wait_ns;
-		e->refused = true;
 	}
 	append(s, e);
 	return false;
@@ -146,7 +144,6 @@ struct storvsp_entry *storvsp_schedule_next(struct storvsp_schedule *s, uint64_t
 			started(s, e);
 			return e;
 		}
-		f->first->refused = true;
 		f->blocked_ns = wait_ns;
 	}
 	return NULL;

@@ -45,7 +45,6 @@ struct storvsp_entry {			/* in the caller's request */
 	struct storvsp_flow *flow;
 	struct scsi_cost cost;
 	uint64_t since_ns;
-	bool refused;			/* by a limit, not only by the others' turn */
 };
 
 struct storvsp_flow {			/* the requests of one unit */
@@ -54,7 +53,7 @@ struct storvsp_flow {			/* the requests of one unit */
 	unsigned waiting, running;
 	unsigned position;		/* in the schedule, while some wait */
 	uint64_t pass;			/* work done so far over weight: the smallest is next */
-	uint64_t blocked_ns;		/* its limit says not before */
+	uint64_t blocked_ns;		/* its limit said: not before */
 	struct storvsp_entry *first, *last;
 };
 

@@ -77,6 +77,8 @@ void storvsp_worker_reply(struct storvsp_worker *w, struct storvsp_request *r)
 		storvsp_worker_count(&w->stats.ring_full, 1);
 		w->unsent_last = &w->unsent;
 	}
+	if (SP_SEED_BUG(VSP_SLOT_EARLY))
+		free_slot(w, r);
 	r->next = NULL;
 	*w->unsent_last = r;
 	w->unsent_last = &r->next;

@@ -3,6 +3,7 @@
 #define SPINDLE_TESTS_STORVSP_FIXTURE_H
 /* A guest that has said hello to a controller with a disk or two, for the tests of the provider. */
 #include <stdio.h>
+#include <unistd.h>
 
 #include "tests/support/gate_backend.h"
 #include "tests/support/vstor_guest.h"
@@ -10,6 +11,30 @@
 
 #define DISK_SIZE (1u << 20)
 #define RING 16u			/* pages of each ring */
+
+/* Until @holds, which is asked again and again; not for ever. */
+#define WAIT_FOR(holds)                                                       \
+	do {                                                                  \
+		for (int tries_ = 0; !(holds) && tries_ < GUEST_WAIT_MS; tries_++) \
+			usleep(1000);                                         \
+		assert_true(holds);                                           \
+	} while (0)
+
+static inline struct storvsp_channel_stats channel_stats(struct guest *g)
+{
+	struct storvsp_channel_stats stats;
+
+	assert_int_equal(storvsp_channel_stats(g->controller, &stats, 1), 1);
+	return stats;
+}
+
+static inline struct storvsp_lun_stats lun_stats(struct guest *g)
+{
+	struct storvsp_lun_stats stats;
+
+	assert_int_equal(storvsp_lun_stats(g->controller, (struct storvsp_address){ 0 }, &stats), 0);
+	return stats;
+}
 
 static inline struct scsi_lu *disk_over(struct scsi_backend *backend, uint8_t number)
 {
