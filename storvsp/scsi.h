@@ -58,6 +58,8 @@ int scsi_backend_disk(struct vhd_disk *disk, struct scsi_backend **ret_backend);
 /* Completes everything at once; reads leave the buffers alone. For benchmarks. */
 int scsi_backend_null(uint64_t size, uint32_t logical_block, struct scsi_backend **ret_backend);
 
+struct store_folder;
+
 /* ---- logical unit ------------------------------------------------------------------------------------- */
 
 enum scsi_kind { SCSI_DISK, SCSI_DVD };
@@ -79,6 +81,7 @@ struct scsi_lu_opts {
 	struct sp_guid identity;	/* NAA and T10 designators, serial number: stable over snapshots and moves */
 	const char *serial;		/* NULL: from identity */
 	const char *reservations;	/* file of persistent reservations (APTPL); NULL: they end with the unit */
+	struct store_folder *folder;	/* where @reservations is; outlives the unit; NULL: a path of the host */
 };
 
 int scsi_lu_new(const struct scsi_lu_opts *opts, struct scsi_lu **ret_lu, struct sp_err *err);

@@ -158,7 +158,8 @@ uint32_t scsi_ua_take(struct scsi_lu *lu, const struct scsi_nexus *nexus);	/* 0:
 /* May this nexus run this command now? scsi_reserve.c; called only when lu->reserved is set. */
 bool scsi_reservation_allows(struct scsi_lu *lu, const struct scsi_nexus *nexus, const struct scsi_command *cmd,
 			     const uint8_t cdb[16]);
-int scsi_reservations_new(const char *path, struct scsi_lu *lu, struct sp_err *err);	/* path NULL: not kept */
+/* path NULL: not kept */
+int scsi_reservations_new(struct store_folder *folder, const char *path, struct scsi_lu *lu, struct sp_err *err);
 void scsi_reservations_free(struct scsi_lu *lu);
 /* A nexus is reset or gone, without lu->lock: its RESERVE(6) ends, removal is allowed. Mode pages: at a reset only. */
 void scsi_reservations_power_on(struct scsi_lu *lu, const struct scsi_nexus *nexus);

@@ -74,13 +74,13 @@ static int new_lock(struct scsi_lu *lu)
 }
 
 /* What other files keep for a unit. */
-static int new_rooms(struct scsi_lu *lu, const char *reservations, struct sp_err *err)
+static int new_rooms(struct scsi_lu *lu, const struct scsi_lu_opts *opts, struct sp_err *err)
 {
 	int r = 0;
 
 	if (lu->kind == SCSI_DVD && (r = scsi_dvd_new(lu)) < 0)
 		return sp_err_set(err, r, "out of memory");
-	return scsi_reservations_new(reservations, lu, err);
+	return scsi_reservations_new(opts->folder, opts->reservations, lu, err);
 }
 
 static void free_rooms(struct scsi_lu *lu)
@@ -127,7 +127,7 @@ int scsi_lu_new(const struct scsi_lu_opts *opts, struct scsi_lu **ret_lu, struct
 	r = opts->backend ? check_geometry(&lu->geometry, err) : 0;
 	if (r == 0) {
 		lu->block_shift = (unsigned)__builtin_ctz(lu->geometry.logical_block);
-		r = new_rooms(lu, opts->reservations, err);
+		r = new_rooms(lu, opts, err);
 	}
 	if (r < 0) {
 		lu->backend = NULL;	/* stays the caller's when there is no unit */

@@ -183,7 +183,7 @@ void scsi_reservations_power_on(struct scsi_lu *lu, const struct scsi_nexus *nex
 
 /* ---- life ----------------------------------------------------------------------------------------------- */
 
-int scsi_reservations_new(const char *path, struct scsi_lu *lu, struct sp_err *err)
+int scsi_reservations_new(struct store_folder *folder, const char *path, struct scsi_lu *lu, struct sp_err *err)
 {
 	struct scsi_reservations *r = sp_zalloc(sizeof(*r));
 	int ret;
@@ -192,7 +192,7 @@ int scsi_reservations_new(const char *path, struct scsi_lu *lu, struct sp_err *e
 		return sp_err_set(err, -ENOMEM, "no memory for reservations");
 	r->reserved_by = -1;
 	if (path) {
-		ret = scsi_reserve_file_open(path, &lu->identity, &r->now, &r->file, err);
+		ret = scsi_reserve_file_open(folder, path, &lu->identity, &r->now, &r->file, err);
 		if (ret < 0) {
 			sp_free(r);
 			return ret;

@@ -12,17 +12,15 @@
  * in its fences, so the unit does not start before somebody has looked.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/crc32c.h"
 #include "base/seed.h"
+#include "vhd/store.h"
 #include "storvsp/scsi_reserve_int.h"
 
 #define FIRST_LINE "spindle reservations 1"
@@ -30,8 +28,9 @@
 #define REMEDY	   "; reservations of this disk are unknown: delete the file to drop them all"
 
 struct scsi_reserve_file {
-	int dir;			/* kept open: replacing must not depend on the way to it */
-	char *name, *temporary;		/* within dir */
+	struct store_folder *folder;
+	bool own_folder;		/* otherwise the caller's */
+	char *name, *temporary;		/* within it */
 	struct sp_guid unit;
 };
 
@@ -159,26 +158,33 @@ static int parse(struct reader *r, const char *text, const struct sp_guid *unit,
 	return 0;
 }
 
-/* 0: there is none. */
-static ssize_t slurp(const struct scsi_reserve_file *f, char *text, const char *path, struct sp_err *err)
+static int read_text(struct store *s, char *text, uint64_t *ret_len)
 {
-	int fd = openat(f->dir, f->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	ssize_t len;
+	int r = store_size(s, ret_len);
 
-	if (fd < 0 && errno == ENOENT)
+	return r == 0 && *ret_len > 0 && *ret_len < FILE_MAX ? store_read(s, text, *ret_len, 0) : r;
+}
+
+/* 0: there is none. */
+static int slurp(const struct scsi_reserve_file *f, char *text, const char *path, struct sp_err *err)
+{
+	struct store *s;
+	uint64_t len;
+	int r = store_folder_open(f->folder, f->name, STORE_NO_LOCK | STORE_REGULAR, &s, err);
+
+	if (r == -ENOENT)
 		return 0;
-	if (fd < 0)
-		return sp_err_prefix(err, -errno, "%s", path);
-	len = read(fd, text, FILE_MAX);
-	if (len < 0)
-		len = sp_err_prefix(err, -errno, "%s", path);
-	close(fd);
-	if (len == 0 || len == FILE_MAX || (len > 0 && memchr(text, '\0', (size_t)len)))
+	if (r < 0)
+		return r;
+	r = read_text(s, text, &len);
+	store_close(s);
+	if (r < 0)
+		return sp_err_set(err, r, "%s: %s", path, strerror(-r));
+	if (len == 0 || len >= FILE_MAX || memchr(text, '\0', len))
 		return sp_err_set(err, -EBADMSG, "%s: not a file of reservations, it %s" REMEDY, path,
-				  len == 0 ? "is empty" : len == FILE_MAX ? "is too long" : "holds NUL bytes");
-	if (len > 0)
-		text[len] = '\0';
-	return len;
+				  len == 0 ? "is empty" : len >= FILE_MAX ? "is too long" : "holds NUL bytes");
+	text[len] = '\0';
+	return (int)len;
 }
 
 /* ---- writing -------------------------------------------------------------------------------------------- */
@@ -218,20 +224,18 @@ static void format(struct text *text, const struct sp_guid *unit, const struct s
 
 static int write_temporary(const struct scsi_reserve_file *f, const struct text *text)
 {
-	int fd = openat(f->dir, f->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600), r = 0;
-	ssize_t n;
+	struct store *s;
+	int r = store_folder_unlink(f->folder, f->temporary);	/* of a crash */
 
-	if (fd < 0)
-		return -errno;
-	n = write(fd, text->data, text->len);
-	if (n < 0)
-		r = -errno;
-	else if ((size_t)n != text->len)
-		r = -ENOSPC;
-	else if (fsync(fd) < 0)
-		r = -errno;
-	if (close(fd) < 0 && r == 0)
-		r = -errno;
+	if (r < 0 && r != -ENOENT)
+		return r;
+	r = store_folder_open(f->folder, f->temporary, STORE_RDWR | STORE_CREATE | STORE_NO_LOCK, &s, NULL);
+	if (r < 0)
+		return r;
+	r = store_write(s, text->data, text->len, 0);
+	if (r == 0)
+		r = store_sync(s);
+	store_close(s);
 	return r;
 }
 
@@ -239,20 +243,20 @@ static int replace(const struct scsi_reserve_file *f, const struct text *text)
 {
 	int r = write_temporary(f, text);
 
-	if (r == 0 && renameat(f->dir, f->temporary, f->dir, f->name) < 0)
-		r = -errno;
+	if (r == 0)
+		r = store_folder_rename(f->folder, f->temporary, f->name, true);
 	if (r < 0) {
-		unlinkat(f->dir, f->temporary, 0);
+		store_folder_unlink(f->folder, f->temporary);
 		return r;
 	}
-	return fsync(f->dir) < 0 ? -errno : 0;
+	return store_folder_sync(f->folder, f->name);
 }
 
 static int delete(const struct scsi_reserve_file *f)
 {
-	if (unlinkat(f->dir, f->name, 0) < 0 && errno != ENOENT)
-		return -errno;
-	return fsync(f->dir) < 0 ? -errno : 0;
+	int r = store_folder_unlink(f->folder, f->name);
+
+	return r < 0 && r != -ENOENT ? r : store_folder_sync(f->folder, f->name);
 }
 
 int scsi_reserve_file_save(struct scsi_reserve_file *f, const struct scsi_pr *pr)
@@ -274,42 +278,40 @@ int scsi_reserve_file_save(struct scsi_reserve_file *f, const struct scsi_pr *pr
 
 /* ---- life ----------------------------------------------------------------------------------------------- */
 
-static int open_folder(struct scsi_reserve_file *f, const char *path, struct sp_err *err)
+static int find_folder(struct scsi_reserve_file *f, struct store_folder *folder, const char *path, struct sp_err *err)
 {
-	const char *slash = strrchr(path, '/');
-	SP_AUTO_FREE char *folder = slash ? sp_asprintf("%.*s", (int)(slash - path + 1), path) : sp_strdup(".");
+	const char *slash = folder ? NULL : strrchr(path, '/');
+	SP_AUTO_FREE char *parent = slash ? sp_asprintf("%.*s", (int)(slash - path + 1), path) : sp_strdup(".");
 
 	f->name = sp_strdup(slash ? slash + 1 : path);
 	f->temporary = sp_asprintf("%s.new", slash ? slash + 1 : path);
-	if (!folder || !f->name || !f->temporary)
-		return sp_err_set(err, -ENOMEM, "no memory for reservations");
-	f->dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return f->dir < 0 ? sp_err_prefix(err, -errno, "%s", folder) : 0;
+	if (!parent || !f->name || !f->temporary)
+		return -ENOMEM;
+	f->folder = folder;
+	f->own_folder = !folder;
+	return folder ? 0 : store_folder_host(parent, &f->folder, err);
 }
 
-int scsi_reserve_file_open(const char *path, const struct sp_guid *unit, struct scsi_pr *ret_pr,
-			   struct scsi_reserve_file **ret_file, struct sp_err *err)
+int scsi_reserve_file_open(struct store_folder *folder, const char *path, const struct sp_guid *unit,
+			   struct scsi_pr *ret_pr, struct scsi_reserve_file **ret_file, struct sp_err *err)
 {
 	struct scsi_reserve_file *f = sp_zalloc(sizeof(*f));
 	SP_AUTO_FREE char *text = sp_alloc(FILE_MAX + 1);
-	struct reader r = { .path = path, .at = text, .err = err };
+	struct reader reader = { .path = path, .at = text, .err = err };
 	struct scsi_pr pr = { 0 };
-	ssize_t len;
+	int r = f && text ? 0 : -ENOMEM;
 
-	if (!f || !text) {
-		sp_free(f);
-		return sp_err_set(err, -ENOMEM, "no memory for reservations");
+	if (r == 0) {
+		f->unit = *unit;
+		r = find_folder(f, folder, path, err);
 	}
-	f->dir = -1;
-	f->unit = *unit;
-	len = open_folder(f, path, err);
-	if (len == 0)
-		len = slurp(f, text, path, err);
-	if (len > 0)
-		len = parse(&r, text, unit, &pr);
-	if (len < 0) {
+	if (r == 0)
+		r = slurp(f, text, path, err);
+	if (r > 0)
+		r = parse(&reader, text, unit, &pr);
+	if (r < 0) {
 		scsi_reserve_file_close(f);
-		return (int)len;
+		return r == -ENOMEM ? sp_err_set(err, r, "no memory for reservations") : r;
 	}
 	*ret_pr = pr;
 	*ret_file = f;
@@ -320,8 +322,8 @@ void scsi_reserve_file_close(struct scsi_reserve_file *f)
 {
 	if (!f)
 		return;
-	if (f->dir >= 0)
-		close(f->dir);
+	if (f->own_folder)
+		store_folder_close(f->folder);
 	sp_free(f->name);
 	sp_free(f->temporary);
 	sp_free(f);

@@ -61,9 +61,9 @@ void scsi_pr_in_full_status(struct scsi_task *t);
 void scsi_pr_out(struct scsi_task *t);			/* scsi_reserve_out.c */
 
 /* Opens what is kept; @ret_pr is empty when there is nothing. -EBADMSG: not a file of reservations, or damaged;
- * -ESTALE: of another unit. scsi_reserve_file.c */
-int scsi_reserve_file_open(const char *path, const struct sp_guid *unit, struct scsi_pr *ret_pr,
-			   struct scsi_reserve_file **ret_file, struct sp_err *err);
+ * -ESTALE: of another unit. @folder NULL: @path is one of the host. scsi_reserve_file.c */
+int scsi_reserve_file_open(struct store_folder *folder, const char *path, const struct sp_guid *unit,
+			   struct scsi_pr *ret_pr, struct scsi_reserve_file **ret_file, struct sp_err *err);
 /* Durable on return: all of @pr, or what was there before. With @pr not to be kept the file goes. */
 int scsi_reserve_file_save(struct scsi_reserve_file *f, const struct scsi_pr *pr);
 void scsi_reserve_file_close(struct scsi_reserve_file *f);

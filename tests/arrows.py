@@ -18,7 +18,7 @@ ARROWS = {
     'base': [],
     'vhd': ['base'],
     'vmbus': ['base'],
-    'storvsp': ['base', 'vhd', 'vmbus'],
+    'storvsp': ['base', 'vhd', 'vhd/store.h', 'vmbus'],
     'storvsc': ['base', 'vmbus', 'storvsp/vstor_wire.h'],
     'vss': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/store.h'],
     'fuse': ['base', 'vhd', 'vss'],

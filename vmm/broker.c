@@ -7,13 +7,45 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "vhd/store.h"
 
 static struct store_folder *folders[BROKER_FOLDERS];
+static struct { char *path; dev_t dev; ino_t ino; } removal[BROKER_REMOVALS];
+static unsigned removals;
+
+/* ---- what shall not stay behind ------------------------------------------------------------------------ */
+
+/* By number, too: another machine may have put its own file there meanwhile. */
+static int remove_at_end(const char *path)
+{
+	struct stat st;
+
+	if (removals == BROKER_REMOVALS)
+		return -ENOSPC;
+	if (lstat(path, &st) < 0)
+		return -errno;
+	removal[removals].path = realpath(path, NULL);
+	if (!removal[removals].path)
+		return -errno;
+	removal[removals].dev = st.st_dev;
+	removal[removals++].ino = st.st_ino;
+	return 0;
+}
+
+static void remove_all(void)
+{
+	struct stat st;
+
+	for (unsigned i = 0; i < removals; i++)
+		if (lstat(removal[i].path, &st) == 0 && st.st_dev == removal[i].dev && st.st_ino == removal[i].ino)
+			unlink(removal[i].path);
+}
+
+/* ---- open ---------------------------------------------------------------------------------------------- */
 
 static int open_plain(const struct broker_request *q, int *ret_fd, struct sp_err *err)
 {
@@ -109,6 +141,8 @@ static void answer(int socket_fd, struct broker_request *q)
 		a.result = open_plain(q, &fd, &err);
 	else if (q->op == BROKER_FOLDER)
 		a.result = new_folder(q, &a, &err);
+	else if (q->op == BROKER_REMOVE_AT_END)
+		a.result = remove_at_end(q->a);
 	else
 		a.result = in_folder(q, &fd, &err);
 	memcpy(a.text, err.text, sizeof(a.text));
@@ -135,10 +169,10 @@ void broker_serve(int socket_fd)
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	do {
 		n = recv(socket_fd, &q, sizeof(q), 0);
 		if (n == sizeof(q))
 			answer(socket_fd, &q);
 	} while (n > 0 || (n < 0 && errno == EINTR));
+	remove_all();
 }

@@ -6,7 +6,7 @@
  * holds, and nothing else. The broker never sees a byte that comes from the guest: it takes requests from the machine's
  * control code over a socket pair, answers with descriptors, and ends with the machine.
  *
- * All calls from the machine's main thread; each waits for the answer.
+ * Any thread; each call waits for the answer.
  */
 #include "base/err.h"
 #include "vhd/store.h"
@@ -18,6 +18,8 @@ int vmm_broker_start(struct vmm_broker **ret_broker, struct sp_err *err);
 void vmm_broker_stop(struct vmm_broker *b);		/* NULL is fine */
 /* @flags: of open(2). Relative names count from where the process was started. */
 int vmm_broker_open(struct vmm_broker *b, const char *path, int flags, int *ret_fd, struct sp_err *err);
+/* The file goes when the machine has ended, however it ends: control sockets, throw-away children. */
+int vmm_broker_remove_at_end(struct vmm_broker *b, const char *path);
 /* The folder that confines a chain, and the name of @path in it: the folder of @path (symbolic links resolved), or
  * @root when it is not NULL and @path lies below. For vhd_disk_open_in(). Close with store_folder_close(). */
 int vmm_broker_folder(struct vmm_broker *b, const char *path, const char *root, struct store_folder **ret_folder,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The machine's side of the broker: descriptors, and folders that chains are found in. */
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,6 +15,7 @@
 struct vmm_broker {
 	int fd;
 	pid_t pid;
+	pthread_mutex_t lock;		/* one call at a time: what follows */
 	struct broker_request request;	/* of the one call under way */
 	struct broker_answer answer;
 };
@@ -35,6 +37,7 @@ int vmm_broker_start(struct vmm_broker **ret_broker, struct sp_err *err)
 		sp_free(b);
 		return sp_err_set(err, -errno, "socketpair: %s", strerror(errno));
 	}
+	pthread_mutex_init(&b->lock, NULL);
 	b->pid = fork();
 	if (b->pid == 0) {
 		close(pair[0]);
@@ -57,7 +60,8 @@ void vmm_broker_stop(struct vmm_broker *b)
 	if (!b)
 		return;
 	close(b->fd);
-	waitpid(b->pid, NULL, 0);	/* in a jail without it: whoever started us reaps */
+	waitpid(b->pid, NULL, 0);
+	pthread_mutex_destroy(&b->lock);
 	sp_free(b);
 }
 
@@ -84,39 +88,66 @@ static int receive(struct vmm_broker *b, int *ret_fd)
 	return 0;
 }
 
-/* @ret_fd NULL: none is expected. */
-static int call(struct vmm_broker *b, enum broker_op op, uint32_t folder, uint32_t flags, const char *a,
-		const char *second, int *ret_fd, struct sp_err *err)
-{
-	struct broker_request *q = &b->request;
-	int fd = -1, r = 0;
+struct question {
+	enum broker_op op;
+	uint32_t folder, flags;
+	const char *a, *b;
+	int *ret_fd;			/* NULL: none is expected */
+	struct broker_answer *answer;	/* NULL: only the verdict counts */
+};
 
-	if (strlen(a) >= sizeof(q->a) || strlen(second) >= sizeof(q->b))
-		return sp_err_set(err, -ENAMETOOLONG, "%s: name too long", a);
-	q->op = op;
-	q->folder = folder;
-	q->flags = flags;
-	strcpy(q->a, a);
-	strcpy(q->b, second);
-	if (send(b->fd, q, sizeof(*q), MSG_NOSIGNAL) != sizeof(*q) || receive(b, &fd) < 0)
-		return sp_err_set(err, -EPIPE, "the process that opens files has gone");
-	if (b->answer.result < 0) {
-		b->answer.text[sizeof(b->answer.text) - 1] = '\0';
-		return sp_err_set(err, b->answer.result, "%s",
-				  b->answer.text[0] ? b->answer.text : strerror(-b->answer.result));
+static int judge(struct vmm_broker *b, const struct question *q, int fd, struct sp_err *err)
+{
+	struct broker_answer *a = &b->answer;
+
+	if (a->result < 0) {
+		a->text[sizeof(a->text) - 1] = '\0';
+		return sp_err_set(err, a->result, "%s", a->text[0] ? a->text : strerror(-a->result));
 	}
-	if (ret_fd && fd < 0)
-		r = sp_err_set(err, -EMFILE, "%s: no descriptor came back", a);
-	else if (ret_fd)
-		*ret_fd = fd;
+	if (q->ret_fd && fd < 0)
+		return sp_err_set(err, -EMFILE, "%s: no descriptor came back", q->a);
+	if (q->ret_fd)
+		*q->ret_fd = fd;
 	else if (fd >= 0)
 		close(fd);
-	return r;
+	if (q->answer)
+		*q->answer = *a;
+	return 0;
+}
+
+static int ask(struct vmm_broker *b, const struct question *q, struct sp_err *err)
+{
+	struct broker_request *r = &b->request;
+	int fd = -1, verdict;
+
+	if (strlen(q->a) >= sizeof(r->a) || strlen(q->b) >= sizeof(r->b))
+		return sp_err_set(err, -ENAMETOOLONG, "%s: name too long", q->a);
+	pthread_mutex_lock(&b->lock);
+	r->op = q->op;
+	r->folder = q->folder;
+	r->flags = q->flags;
+	strcpy(r->a, q->a);
+	strcpy(r->b, q->b);
+	if (send(b->fd, r, sizeof(*r), MSG_NOSIGNAL) != sizeof(*r) || receive(b, &fd) < 0)
+		verdict = sp_err_set(err, -EPIPE, "the process that opens files has gone");
+	else
+		verdict = judge(b, q, fd, err);
+	pthread_mutex_unlock(&b->lock);
+	return verdict;
 }
 
 int vmm_broker_open(struct vmm_broker *b, const char *path, int flags, int *ret_fd, struct sp_err *err)
 {
-	return call(b, BROKER_OPEN, 0, (uint32_t)flags, path, "", ret_fd, err);
+	const struct question q = { BROKER_OPEN, .flags = (uint32_t)flags, .a = path, .b = "", .ret_fd = ret_fd };
+
+	return ask(b, &q, err);
+}
+
+int vmm_broker_remove_at_end(struct vmm_broker *b, const char *path)
+{
+	const struct question q = { BROKER_REMOVE_AT_END, .a = path, .b = "" };
+
+	return ask(b, &q, NULL);
 }
 
 /* ---- folder ------------------------------------------------------------------------------------------- */
@@ -125,7 +156,11 @@ static int folder_open(struct store_folder *base, const char *name, unsigned fla
 		       struct sp_err *err)
 {
 	struct folder *f = (struct folder *)base;
-	int fd, r = call(f->broker, BROKER_FOLDER_OPEN, f->index, flags, name, "", &fd, err);
+	int fd;
+	const struct question q = {
+		BROKER_FOLDER_OPEN, .folder = f->index, .flags = flags, .a = name, .b = "", .ret_fd = &fd,
+	};
+	int r = ask(f->broker, &q, err);
 
 	if (r < 0)
 		return r;
@@ -139,8 +174,9 @@ static int folder_open(struct store_folder *base, const char *name, unsigned fla
 static int folder_call(struct store_folder *base, enum broker_op op, uint32_t flags, const char *a, const char *b)
 {
 	struct folder *f = (struct folder *)base;
+	const struct question q = { op, .folder = f->index, .flags = flags, .a = a, .b = b };
 
-	return call(f->broker, op, f->index, flags, a, b, NULL, NULL);
+	return ask(f->broker, &q, NULL);
 }
 
 static int folder_rename(struct store_folder *base, const char *from, const char *to, bool replace)
@@ -179,22 +215,26 @@ int vmm_broker_folder(struct vmm_broker *b, const char *path, const char *root, 
 		      char **ret_name, struct sp_err *err)
 {
 	struct folder *f = sp_zalloc(sizeof(*f));
-	int r = f ? call(b, BROKER_FOLDER, 0, 0, path, root ? root : "", NULL, err) : -ENOMEM;
+	struct broker_answer *answer = sp_zalloc(sizeof(*answer));
+	const struct question q = { BROKER_FOLDER, .a = path, .b = root ? root : "", .answer = answer };
+	int r = f && answer ? ask(b, &q, err) : sp_err_set(err, -ENOMEM, "out of memory");
 
 	if (r == 0) {
 		f->base.ops = &folder_ops;
-		f->base.path = sp_strdup(b->answer.root);
+		f->base.path = sp_strdup(answer->root);
 		f->broker = b;
-		f->index = b->answer.folder;
-		*ret_name = sp_strdup(b->answer.name);
-		if (f->base.path && *ret_name) {
-			*ret_folder = &f->base;
-			return 0;
+		f->index = answer->folder;
+		*ret_name = sp_strdup(answer->name);
+		*ret_folder = &f->base;
+		if (!f->base.path || !*ret_name) {
+			sp_free(*ret_name);
+			store_folder_close(sp_take(*ret_folder));
+			f = NULL;
+			r = sp_err_set(err, -ENOMEM, "out of memory");
 		}
-		sp_free(*ret_name);
-		store_folder_close(&f->base);
-		return sp_err_set(err, -ENOMEM, "out of memory");
 	}
-	sp_free(f);
-	return r == -ENOMEM ? sp_err_set(err, r, "out of memory") : r;
+	if (r < 0)
+		sp_free(f);
+	sp_free(answer);
+	return r;
 }

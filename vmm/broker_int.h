@@ -8,9 +8,10 @@
 #include "base/err.h"
 
 enum broker_op { BROKER_OPEN, BROKER_FOLDER, BROKER_FOLDER_OPEN, BROKER_RENAME, BROKER_LINK, BROKER_UNLINK, BROKER_SYNC,
-		 BROKER_FOLDER_CLOSE };
+		 BROKER_FOLDER_CLOSE, BROKER_REMOVE_AT_END };
 
 #define BROKER_FOLDERS 512u
+#define BROKER_REMOVALS 512u
 
 struct broker_request {
 	uint32_t op, flags, folder;

@@ -144,6 +144,11 @@ void vmm_machine_free(struct vmm_machine *m)
 	sp_free(m);
 }
 
+void vmm_machine_seal(struct vmm_machine *m)
+{
+	m->sealed = true;
+}
+
 int vmm_machine_start(struct vmm_machine *m, struct sp_err *err)
 {
 	int r;

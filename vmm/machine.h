@@ -30,6 +30,8 @@ void vmm_machine_free(struct vmm_machine *m);		/* flushes and closes the disks *
 /* Several may listen: -ENOSPC beyond 16. */
 int vmm_machine_on_event(struct vmm_machine *m, vmm_event_fn fn, void *ctx);
 void vmm_machine_off_event(struct vmm_machine *m, vmm_event_fn fn, void *ctx);
+/* The process has entered its jail. */
+void vmm_machine_seal(struct vmm_machine *m);
 int vmm_machine_start(struct vmm_machine *m, struct sp_err *err);
 /* Called once when the machine has ended for good; the process then leaves its loop. */
 void vmm_machine_on_end(struct vmm_machine *m, void (*ended)(void *ctx), void *ctx);

@@ -64,31 +64,26 @@ static void find_identity(struct vmm_machine *m, struct machine_disk *d)
 
 /* ---- open --------------------------------------------------------------------------------------------- */
 
-static int open_chain(struct vmm_machine *m, const struct vmm_disk_config *c, const char *path, unsigned flags,
-		      const char *root, struct vhd_disk **ret, struct sp_err *err)
+/* By the broker, when there is one: it then opens what lies beside the image as well. */
+static int open_chain(struct vmm_machine *m, struct machine_disk *d, const char *path, unsigned flags,
+		      struct sp_err *err)
 {
-	struct vhd_open_opts opts = { .flags = flags, .format = c->format, .image_root = root };
-	struct store_folder *folder;
-	char *name;
+	struct vhd_open_opts opts = {
+		.flags = flags, .format = d->config.format, .image_root = d->config.image_root,
+	};
 	int r;
 
 	if (!m->broker)
-		return vhd_disk_open(path, &opts, ret, err);
-	r = vmm_broker_folder(m->broker, path, root, &folder, &name, err);
-	if (r < 0)
-		return r;
-	r = vhd_disk_open_in(folder, name, &opts, ret, err);
-	if (r < 0)
-		store_folder_close(folder);
-	else
-		vhd_disk_own_folder(*ret);
-	sp_free(name);
-	return r;
+		return vhd_disk_open(path, &opts, &d->disk, err);
+	r = vmm_broker_folder(m->broker, path, d->config.image_root, &d->folder, &d->name, err);
+	return r < 0 ? r : vhd_disk_open_in(d->folder, d->name, &opts, &d->disk, err);
 }
 
 /* A child of @d->config.path that ends with the machine. It lies beside the image, so that relative names work. */
-static int make_scratch(struct machine_disk *d, struct sp_err *err)
+static int make_scratch(struct vmm_machine *m, struct machine_disk *d, struct sp_err *err)
 {
+	int r;
+
 	struct vhd_create_opts opts = {
 		.format = d->config.format, .parent = d->config.path, .image_root = d->config.image_root,
 	};
@@ -98,7 +93,12 @@ static int make_scratch(struct machine_disk *d, struct sp_err *err)
 		return sp_err_set(err, -ENOMEM, "out of memory");
 	if (opts.format == VHD_FORMAT_AUTO || opts.format == VHD_FORMAT_RAW)
 		opts.format = VHD_FORMAT_VHDX;
-	return vhd_create(d->scratch, &opts, err);
+	if (m->sealed)
+		return sp_err_set(err, -ENOTSUP, "a throw-away child can be made only when the machine starts");
+	r = vhd_create(d->scratch, &opts, err);
+	if (r == 0 && m->broker)
+		vmm_broker_remove_at_end(m->broker, d->scratch);
+	return r;
 }
 
 static int open_disk(struct vmm_machine *m, struct machine_disk *d, struct sp_err *err)
@@ -110,11 +110,11 @@ static int open_disk(struct vmm_machine *m, struct machine_disk *d, struct sp_er
 	if (!c->path)
 		return 0;
 	if (c->snapshot) {
-		r = make_scratch(d, err);
+		r = make_scratch(m, d, err);
 		if (r < 0)
 			return sp_err_prefix(err, r, "%s: throw-away child", c->path);
 	}
-	r = open_chain(m, c, d->scratch ? d->scratch : c->path, flags, c->image_root, &d->disk, err);
+	r = open_chain(m, d, d->scratch ? d->scratch : c->path, flags, err);
 	return r < 0 ? sp_err_prefix(err, r, "%s", c->path) : 0;
 }
 
@@ -124,6 +124,8 @@ static void disk_free(struct machine_disk *d)
 
 	if (d->disk && vhd_disk_close(d->disk, &err) < 0)
 		fprintf(stderr, "spindle-vm: %s: %s\n", d->config.path, sp_err_text(&err));
+	store_folder_close(d->folder);
+	sp_free(d->name);
 	if (d->scratch)
 		unlink(d->scratch);
 	sp_free(d->scratch);
@@ -135,7 +137,9 @@ static void disk_free(struct machine_disk *d)
 
 static char *reservations_file(const struct machine_disk *d)
 {
-	return d->config.path && !d->config.dvd && !d->scratch ? sp_asprintf("%s.reservations", d->config.path) : NULL;
+	if (!d->config.path || d->config.dvd || d->scratch)
+		return NULL;
+	return sp_asprintf("%s.reservations", d->folder ? d->name : d->config.path);
 }
 
 static int unit_new(struct machine_disk *d, struct scsi_lu **ret, struct sp_err *err)
@@ -144,7 +148,7 @@ static int unit_new(struct machine_disk *d, struct scsi_lu **ret, struct sp_err 
 	struct scsi_lu_opts opts = {
 		.kind = d->config.dvd ? SCSI_DVD : SCSI_DISK, .read_only = d->config.read_only || d->config.dvd,
 		.write_through = d->config.write_through, .identity = d->identity, .serial = d->config.serial,
-		.reservations = reservations,
+		.reservations = reservations, .folder = d->folder,
 	};
 	int r = d->disk ? scsi_backend_disk(d->disk, &opts.backend) : 0;
 
@@ -444,5 +448,7 @@ int vmm_machine_medium(struct vmm_machine *m, const char *at, const char *path, 
 		return sp_err_set(err, r, "cannot eject: %s", strerror(-r));
 	if (d->disk)
 		vhd_disk_close(sp_take(d->disk), NULL);
+	store_folder_close(sp_take(d->folder));
+	sp_free(sp_take(d->name));
 	return path ? insert(m, d, path, err) : 0;
 }

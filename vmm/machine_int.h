@@ -35,6 +35,8 @@
 struct machine_disk {
 	struct vmm_disk_config config;	/* strings are ours */
 	struct vhd_disk *disk;		/* NULL: a drive without medium */
+	struct store_folder *folder;	/* for what lies beside the image; NULL: paths of the host are opened */
+	char *name;			/* of the image in it */
 	struct sp_guid identity;
 	char *scratch;			/* throw-away child, deleted at the end */
 	struct storvsp_address at;
@@ -53,6 +55,7 @@ struct vmm_machine {
 	struct vmm_loop *loop;
 	enum vmm_state state;
 	bool started, ending;
+	bool sealed;			/* no file can be made any more: see vmm_machine_seal() */
 
 	struct vmm_memory *memory;
 	struct vmm_pio *pio;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * What a running machine asks the kernel for, and nothing else: I/O on what it holds, memory, threads, time, its
- * connections. Anything else kills the process. Not in the list, on purpose: open, execve, connect, ptrace, mprotect to
- * executable.
+ * connections. Opening is refused, not punished: the engine asks /proc who holds a lock, and can do without the answer.
+ * Anything else kills the process. Not in the list, on purpose: execve, connect, ptrace, mprotect to executable.
  */
 #include <errno.h>
 #include <seccomp.h>
@@ -29,7 +29,8 @@ static const int allowed[] = {
 	SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(membarrier),
 	/* threads */
 	SCMP_SYS(clone), SCMP_SYS(clone3), SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(exit),
-	SCMP_SYS(exit_group), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(tgkill), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigaction),
+	SCMP_SYS(exit_group), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(tgkill), SCMP_SYS(rt_sigprocmask),
+	SCMP_SYS(rt_sigaction),
 	SCMP_SYS(rt_sigreturn), SCMP_SYS(sigaltstack), SCMP_SYS(getrandom), SCMP_SYS(sched_getaffinity),
 	SCMP_SYS(sched_setaffinity), SCMP_SYS(wait4), SCMP_SYS(uname), SCMP_SYS(geteuid), SCMP_SYS(getuid),
 	SCMP_SYS(prlimit64), SCMP_SYS(sysinfo), SCMP_SYS(getcpu), SCMP_SYS(set_tid_address),
@@ -37,6 +38,9 @@ static const int allowed[] = {
 	SCMP_SYS(accept4), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg),
 	SCMP_SYS(getsockopt), SCMP_SYS(shutdown), SCMP_SYS(unlink),
 };
+
+static const int refused[] = { SCMP_SYS(open), SCMP_SYS(openat), SCMP_SYS(openat2), SCMP_SYS(readlink),
+			       SCMP_SYS(readlinkat), SCMP_SYS(access), SCMP_SYS(faccessat), SCMP_SYS(faccessat2) };
 
 /* Names: only when the thread has a name to give itself. */
 #define PR_SET_NAME_ARG 15
@@ -47,6 +51,8 @@ static int fill(scmp_filter_ctx c)
 
 	for (unsigned i = 0; r == 0 && i < SP_ARRAY_SIZE(allowed); i++)
 		r = seccomp_rule_add(c, SCMP_ACT_ALLOW, allowed[i], 0);
+	for (unsigned i = 0; r == 0 && i < SP_ARRAY_SIZE(refused); i++)
+		r = seccomp_rule_add(c, SCMP_ACT_ERRNO(EACCES), refused[i], 0);
 	/* No memory that can be executed. */
 	if (r == 0)
 		r = seccomp_rule_add(c, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));

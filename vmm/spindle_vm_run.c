@@ -238,8 +238,17 @@ static int set_up(struct process *p, struct sp_err *err)
 static int enter_jail(struct process *p, struct sp_err *err)
 {
 	struct vmm_jail_report report;
+	int r;
 
-	return p->config.no_jail ? 0 : vmm_jail_enter(&report, err);
+	if (p->config.no_jail)
+		return 0;
+	vmm_broker_remove_at_end(p->broker, p->socket_path);
+	if (p->config.qmp)
+		vmm_broker_remove_at_end(p->broker, p->config.qmp);
+	r = vmm_jail_enter(&report, err);
+	if (r == 0)
+		vmm_machine_seal(p->machine);
+	return r;
 }
 
 static void tear_down(struct process *p)
