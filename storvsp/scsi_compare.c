@@ -266,7 +266,7 @@ void scsi_sbc_compare_and_write(struct scsi_task *t)
 	t->account = SCSI_ACCOUNT_WRITE;
 	if (!scsi_range_ok(t, &range))		/* bytes 10 to 12 are zero, so the count is byte 13 */
 		return;
-	if (range.count == 0) {
+	if (range.count == 0 && (t->direction != SCSI_TO_DEVICE || t->data_len == 0)) {
 		scsi_good(t);
 		return;
 	}

@@ -80,7 +80,7 @@ static void move_tray(struct scsi_task *t, bool open)
 		return;
 	}
 	if (changed && medium && !open)
-		scsi_ua_raise(lu, NULL, SCSI_UA_MEDIUM);
+		scsi_ua_raise(lu, t->nexus, SCSI_UA_MEDIUM);	/* who loads knows */
 	scsi_good(t);
 }
 

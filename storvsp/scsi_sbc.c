@@ -221,14 +221,15 @@ static void sbc_read_capacity_16(struct scsi_task *t)
 #define SYNCS	(SCSI_CMD_WRITES | SCSI_CMD_PROTECT_OK | SCSI_CMD_MEDIUM)
 #define TELLS	(SCSI_CMD_RESERVED_OK | SCSI_CMD_MEDIUM)
 
-/* Usage of CDB bits by length; @op, byte 1. The control byte has none that we know. */
+/* Usage of CDB bits by length; @op, byte 1. The control byte has none that we know. A group number (1Fh) is taken, and
+ * means nothing, as no statistics are kept by group. */
 #define FF2 0xff, 0xff
 #define FF4 FF2, FF2
 #define FF8 FF4, FF4
 #define CDB6(op)	{ op, 0x1f, FF2, 0xff, 0 }
-#define CDB10(op, b1)	{ op, b1, FF4, 0, FF2, 0 }
-#define CDB12(op, b1)	{ op, b1, FF4, FF4, 0, 0 }
-#define CDB16(op, b1)	{ op, b1, FF8, FF4, 0, 0 }
+#define CDB10(op, b1)	{ op, b1, FF4, 0x1f, FF2, 0 }
+#define CDB12(op, b1)	{ op, b1, FF4, FF4, 0x1f, 0 }
+#define CDB16(op, b1)	{ op, b1, FF8, FF4, 0x1f, 0 }
 
 /* Byte 1: DPO 10h, FUA 08h, the former FUA_NV 02h, BYTCHK 06h, IMMED 02h, UNMAP 08h, NDOB 01h. Protection (bits 7..5),
  * ANCHOR and group numbers are not known: set, they are an invalid field. */
