@@ -221,15 +221,14 @@ static void sbc_read_capacity_16(struct scsi_task *t)
 #define SYNCS	(SCSI_CMD_WRITES | SCSI_CMD_PROTECT_OK | SCSI_CMD_MEDIUM)
 #define TELLS	(SCSI_CMD_RESERVED_OK | SCSI_CMD_MEDIUM)
 
-/* Usage of CDB bits by length; @op, byte 1. The control byte has none that we know. A group number (1Fh) is taken, and
- * means nothing, as no statistics are kept by group. */
+/* Usage of CDB bits by length; @op, byte 1. The control byte has none that we know, and there are no groups. */
 #define FF2 0xff, 0xff
 #define FF4 FF2, FF2
 #define FF8 FF4, FF4
 #define CDB6(op)	{ op, 0x1f, FF2, 0xff, 0 }
-#define CDB10(op, b1)	{ op, b1, FF4, 0x1f, FF2, 0 }
-#define CDB12(op, b1)	{ op, b1, FF4, FF4, 0x1f, 0 }
-#define CDB16(op, b1)	{ op, b1, FF8, FF4, 0x1f, 0 }
+#define CDB10(op, b1)	{ op, b1, FF4, 0, FF2, 0 }
+#define CDB12(op, b1)	{ op, b1, FF4, FF4, 0, 0 }
+#define CDB16(op, b1)	{ op, b1, FF8, FF4, 0, 0 }
 
 /* Byte 1: DPO 10h, FUA 08h, the former FUA_NV 02h, BYTCHK 06h, IMMED 02h, UNMAP 08h, NDOB 01h. Protection (bits 7..5),
  * ANCHOR and group numbers are not known: set, they are an invalid field. */
@@ -248,8 +247,9 @@ static const struct scsi_command commands[] = {
 	{ 0x2f, -1, 10, BOTH | READS,  "VERIFY(10)",		CDB10(0x2f, 0x16),	scsi_sbc_verify },
 	{ 0xaf, -1, 12, DISK | READS,  "VERIFY(12)",		CDB12(0xaf, 0x16),	scsi_sbc_verify },
 	{ 0x8f, -1, 16, DISK | READS,  "VERIFY(16)",		CDB16(0x8f, 0x16),	scsi_sbc_verify },
-	{ 0x34, -1, 10, DISK | READS,  "PRE-FETCH(10)",		CDB10(0x34, 0x02),	scsi_sbc_prefetch },
-	{ 0x90, -1, 16, DISK | READS,  "PRE-FETCH(16)",		CDB16(0x90, 0x02),	scsi_sbc_prefetch },
+	/* A hint, and so is the group it names. */
+	{ 0x34, -1, 10, DISK | READS,  "PRE-FETCH(10)",		{ 0x34, 0x02, FF4, 0x1f, FF2, 0 }, scsi_sbc_prefetch },
+	{ 0x90, -1, 16, DISK | READS,  "PRE-FETCH(16)",		{ 0x90, 0x02, FF8, FF4, 0x1f, 0 }, scsi_sbc_prefetch },
 	{ 0x35, -1, 10, BOTH | SYNCS,  "SYNCHRONIZE CACHE(10)", CDB10(0x35, 0x06),	sbc_synchronize },
 	{ 0x91, -1, 16, DISK | SYNCS,  "SYNCHRONIZE CACHE(16)", CDB16(0x91, 0x06),	sbc_synchronize },
 	{ 0x41, -1, 10, DISK | WRITES, "WRITE SAME(10)",	CDB10(0x41, 0x08),	scsi_sbc_write_same },
