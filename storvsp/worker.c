@@ -219,14 +219,18 @@ static unsigned work_round(struct storvsp_worker *w, uint64_t *ret_wake_ns)
 
 /* ---- sleep ----------------------------------------------------------------------------------------------- */
 
-static bool spins(struct storvsp_worker *w, unsigned done)
+/* There was work: more may follow soon. */
+static void stay_awake(struct storvsp_worker *w)
 {
 	uint32_t us = w->controller->opts.poll_us;
 
-	if (us == UINT32_MAX)
+	w->spin_until = w->now + (us ? us * 1000ull : w->spin_ns);
+}
+
+static bool is_awake(const struct storvsp_worker *w)
+{
+	if (w->controller->opts.poll_us == UINT32_MAX)
 		return !w->held && !w->broken;
-	if (done)
-		w->spin_until = w->now + (us ? us * 1000ull : w->spin_ns);
 	return w->now < w->spin_until;
 }
 
@@ -284,9 +288,9 @@ static void wait_events(struct storvsp_worker *w, uint64_t wake_ns)
 	adapt(w, sp_env_monotonic_ns() - now);
 }
 
-static void idle(struct storvsp_worker *w, unsigned done, uint64_t wake_ns)
+static void idle(struct storvsp_worker *w, uint64_t wake_ns)
 {
-	if (spins(w, done)) {
+	if (is_awake(w)) {
 		storvsp_worker_count(&w->stats.polls, 1);
 		return;
 	}
@@ -319,12 +323,11 @@ static void *run(void *arg)
 	vmbus_ring_in_mask(&w->ch->in);
 	while (!__atomic_load_n(&w->stop, __ATOMIC_ACQUIRE)) {
 		uint64_t wake_ns;
-		unsigned done = work_round(w, &wake_ns);
 
-		if (done == 0)
-			idle(w, done, wake_ns);
+		if (work_round(w, &wake_ns))
+			stay_awake(w);
 		else
-			spins(w, done);
+			idle(w, wake_ns);
 	}
 	finish(w);
 	return NULL;
