@@ -169,7 +169,7 @@ static const struct fault_row {
 	{ "WRITE SAME(10) with protection", { 0x41, 0x20, 0, 0, 0, 0, 0, 0, 1 }, OUT, 512, FIELD, 1 },
 	{ "WRITE SAME(10) with ANCHOR", { 0x41, 0x18, 0, 0, 0, 0, 0, 0, 1 }, OUT, 512, FIELD, 1 },
 	{ "UNMAP with ANCHOR", { 0x42, 0x01, 0, 0, 0, 0, 0, 0, 24 }, OUT, 24, FIELD, 1 },
-	{ "READ(10) of a group", { 0x28, 0, 0, 0, 0, 0, 1, 0, 1 }, IN, 512, FIELD, 6 },
+	{ "READ(10), a bit beside the group", { 0x28, 0, 0, 0, 0, 0, 0x20, 0, 1 }, IN, 512, FIELD, 6 },
 	{ "NACA", { 0x28, 0, 0, 0, 0, 0, 0, 0, 1, 4 }, IN, 512, FIELD, 9 },
 	{ "READ(10), buffer a byte short", { 0x28, 0, 0, 0, 0, 0, 0, 0, 2 }, IN, 1023, FIELD },
 	{ "READ(10), no buffer", { 0x28, 0, 0, 0, 0, 0, 0, 0, 1 }, NONE, 0, FIELD },
