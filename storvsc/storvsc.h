@@ -49,7 +49,8 @@ struct storvsc_request {
 	void (*done)(struct storvsc_request *r);
 	void *user;
 	/* out */
-	int result;			/* 0: the unit answered, see status; -ECANCELED, -ENXIO (no such unit), -EIO */
+	int result;			/* 0: the unit answered, see status; -ECANCELED, -ENXIO (no such unit), -EIO,
+					 * -EPIPE (provider gone) */
 	uint8_t status, srb_status, sense_len;
 	uint8_t sense[20];
 	uint32_t transferred;
