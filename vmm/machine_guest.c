@@ -33,6 +33,13 @@ static void hv_signal(void *ctx, uint32_t connection_id)
 	/* No eventfd took it: the channel has been closed meanwhile. */
 }
 
+static uint64_t hv_tsc(void *ctx, unsigned vp)
+{
+	struct vmm_machine *m = ctx;
+
+	return vmm_partition_tsc(m->partition, vp);
+}
+
 static void hv_reset(void *ctx)
 {
 	struct vmm_machine *m = ctx;
@@ -60,7 +67,7 @@ static void hv_crash(void *ctx, const uint64_t param[5], const char *text, unsig
 
 static const struct vmm_hv_ops hv_ops = {
 	.inject = hv_inject, .post_message = hv_message, .signal_event = hv_signal, .reset = hv_reset,
-	.crash = hv_crash,
+	.crash = hv_crash, .tsc = hv_tsc,
 };
 
 /* Console text of a guest may hold anything: printable ASCII and line ends go out. */
