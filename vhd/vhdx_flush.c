@@ -247,7 +247,18 @@ int vhdx_relieve(struct vhdx *x)
 
 /* ---- begin and end ------------------------------------------------------------------------------- */
 
-/* vhd_format.begin_write: 0, -EROFS, or what writing the headers or the log's first entry failed with. */
+/*
+ * Copy 1 may have been passed over only because its regions reach past the end of the file. The file is about to grow:
+ * the next open would find nothing wrong with it, and look for everything in another place.
+ */
+static int settle_region_table(struct vhdx *x)
+{
+	if (x->region_copy == 0 || SP_SEED_BUG(VHDX_REGION_COPY_LEFT))
+		return 0;
+	return vhdx_region_table_restore(x->img->store, x->region_copy);
+}
+
+/* vhd_format.begin_write: 0, -EROFS, or what writing headers, region table or the log's first entry failed with. */
 int vhdx_begin_write(struct vhd_image *img)
 {
 	struct vhdx *x = vhdx_of(img);
@@ -260,6 +271,8 @@ int vhdx_begin_write(struct vhd_image *img)
 		return -EROFS;
 	sp_env_guid(&identity);
 	r = vhdx_log_start(x, &identity);
+	if (r == 0)
+		r = settle_region_table(x);
 	if (r == 0)
 		x->begun = true;
 	return r;

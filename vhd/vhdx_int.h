@@ -111,6 +111,7 @@ struct vhdx {
 	struct vhdx_header header;	/* the current one */
 	unsigned header_slot;		/* where it stands: 0 or 1 */
 	struct vhdx_region_table regions;
+	unsigned region_copy;		/* they were read from: 0 or 1 */
 	struct vhdx_metadata metadata;
 	struct vhdx_geometry geo;
 	uint64_t bat_offset;		/* = regions.entry[regions.bat].offset */
@@ -156,6 +157,7 @@ void vhdx_region_table_encode(const struct vhdx_region *entry, unsigned count,
 /* Copy 1, or copy 2 (*ret_copy = 1) when copy 1 is damaged. */
 int vhdx_region_tables_read(struct store *s, uint64_t file_size, struct vhdx_region_table *ret_table,
 			    unsigned *ret_copy, struct sp_err *err);
+int vhdx_region_table_restore(struct store *s, unsigned from);
 /* Header section, log and regions are pairwise disjoint and inside the file. */
 int vhdx_layout_check(const struct vhdx_header *h, const struct vhdx_region_table *t, uint64_t file_size,
 		      struct sp_err *err);

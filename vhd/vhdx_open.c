@@ -61,12 +61,11 @@ static int check_writable(struct vhdx *x, struct sp_err *err)
 
 static int read_regions(struct vhdx *x, struct sp_err *err)
 {
-	unsigned copy;
-	int r = vhdx_region_tables_read(x->img->store, x->file_size, &x->regions, &copy, err);
+	int r = vhdx_region_tables_read(x->img->store, x->file_size, &x->regions, &x->region_copy, err);
 
 	if (r < 0)
 		return r;
-	if (copy == 1)
+	if (x->region_copy == 1)
 		vhd_image_warn(x->img, "region table 1 is damaged, copy 2 is used; \"repair\" rewrites it");
 	x->bat_offset = x->regions.entry[x->regions.bat].offset;
 	return vhdx_layout_check(&x->header, &x->regions, x->file_size, err);

@@ -168,6 +168,30 @@ int vhdx_region_tables_read(struct store *s, uint64_t file_size, struct vhdx_reg
 			  sp_err_text(&why[0]), sp_err_text(&why[1]));
 }
 
+/**
+ * vhdx_region_table_restore - the other copy becomes what copy @from is; durable on return
+ *
+ * Power may fail in the middle: copy @from stays, and half a copy has no valid checksum.
+ * Returns 0 (also when they are the same already), -ENOMEM or an I/O error.
+ */
+int vhdx_region_table_restore(struct store *s, unsigned from)
+{
+	SP_AUTO_FREE uint8_t *good = sp_alloc_aligned(VHDX_PAGE, VHDX_REGION_TABLE_SIZE);
+	SP_AUTO_FREE uint8_t *other = sp_alloc_aligned(VHDX_PAGE, VHDX_REGION_TABLE_SIZE);
+	int r;
+
+	if (!good || !other)
+		return -ENOMEM;
+	r = store_read(s, good, VHDX_REGION_TABLE_SIZE, VHDX_REGION_TABLE_OFFSET(from));
+	if (r < 0)
+		return r;
+	if (store_read(s, other, VHDX_REGION_TABLE_SIZE, VHDX_REGION_TABLE_OFFSET(!from)) == 0 &&
+	    memcmp(good, other, VHDX_REGION_TABLE_SIZE) == 0)
+		return 0;
+	r = store_write(s, good, VHDX_REGION_TABLE_SIZE, VHDX_REGION_TABLE_OFFSET(!from));
+	return r < 0 ? r : store_sync(s);
+}
+
 struct span {
 	uint64_t offset, len;
 	char what[SP_GUID_TEXT + 8];

@@ -14,7 +14,6 @@
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "base/env.h"
-#include "vhd/vhdx_layout.h"
 
 /* A report that has overflowed may have lost one. */
 static bool has_fixable(const struct vhd_report *rep)
@@ -45,27 +44,14 @@ static int repair_headers_and_log(struct vhdx *x)
 
 static int repair_regions(struct vhdx *x)
 {
-	SP_AUTO_FREE uint8_t *good = sp_alloc_aligned(VHDX_PAGE, VHDX_REGION_TABLE_SIZE);
-	SP_AUTO_FREE uint8_t *other = sp_alloc_aligned(VHDX_PAGE, VHDX_REGION_TABLE_SIZE);
-	struct store *s = x->img->store;
 	struct vhdx_region_table t;
 	unsigned copy;
-	int r;
+	int r = vhdx_region_tables_read(x->img->store, x->file_size, &t, &copy, NULL);
 
-	if (!good || !other)
-		return -ENOMEM;
-	r = vhdx_region_tables_read(s, x->file_size, &t, &copy, NULL);
 	if (r < 0)
 		return r == -ENOMEM ? r : 0;	/* nothing to copy from; the check says so */
 	sp_free(t.entry);
-	r = store_read(s, good, VHDX_REGION_TABLE_SIZE, VHDX_REGION_TABLE_OFFSET(copy));
-	if (r < 0)
-		return r;
-	if (store_read(s, other, VHDX_REGION_TABLE_SIZE, VHDX_REGION_TABLE_OFFSET(!copy)) == 0 &&
-	    memcmp(good, other, VHDX_REGION_TABLE_SIZE) == 0)
-		return 0;
-	r = store_write(s, good, VHDX_REGION_TABLE_SIZE, VHDX_REGION_TABLE_OFFSET(!copy));
-	return r < 0 ? r : store_sync(s);
+	return vhdx_region_table_restore(x->img->store, copy);
 }
 
 /* Only in an image without any error: what looks unused may be what a damaged entry meant. */

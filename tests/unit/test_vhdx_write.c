@@ -502,6 +502,34 @@ static void bad_entry(void **state)
 	drv_free(&d);
 }
 
+/* Region table 1 with a good checksum and a BAT behind the end of the file, which the first block makes part of it. */
+static void other_region_table(void **state)
+{
+	struct vhd_format_create create = create_of(VHD_KIND_DYNAMIC, SP_MIB(8), 1 << 20, 512);
+	static uint8_t mine[VHDX_REGION_TABLE_SIZE], other[VHDX_REGION_TABLE_SIZE];
+	struct vhdx_region_table *t;
+	struct drv d = { 0 };
+	uint64_t bat;
+
+	(void)state;
+	drv_new(&d, &create, 1);
+	t = &engine(&d)->regions;
+	bat = t->entry[t->bat].offset;
+	assert_int_equal(store_read(d.img->store, mine, sizeof(mine), VHDX_REGION_TABLE_OFFSET(1)), 0);
+	t->entry[t->bat].offset = sp_align_up(engine(&d)->file_size, VHDX_MIB);
+	vhdx_region_table_encode(t->entry, t->count, other);
+	assert_int_equal(store_write(d.img->store, other, sizeof(other), VHDX_REGION_TABLE_OFFSET(0)), 0);
+	drv_reopen(&d);
+	assert_int_equal(engine(&d)->bat_offset, bat);
+	assert_int_equal(drv_write(&d, 0, SP_MIB(3)), 0);
+	drv_reopen(&d);
+	assert_int_equal(engine(&d)->bat_offset, bat);
+	drv_check(&d, d.img, false, NULL);
+	assert_int_equal(store_read(d.img->store, other, sizeof(other), VHDX_REGION_TABLE_OFFSET(0)), 0);
+	assert_memory_equal(mine, other, sizeof(mine));
+	drv_free(&d);
+}
+
 /* States 1 and 3 keep the old space as their own: zeros when read, zeroed when written again. */
 static void anchors(void **state)
 {
@@ -604,7 +632,7 @@ int main(void)
 		cmocka_unit_test(log_begins_again), cmocka_unit_test(space_waits_for_release),
 		cmocka_unit_test(close_cuts_slack), cmocka_unit_test(guids_change_once),
 		cmocka_unit_test(identity_is_kept), cmocka_unit_test(parent_changes),
-		cmocka_unit_test(anchors), cmocka_unit_test(qemu_agrees),
+		cmocka_unit_test(other_region_table), cmocka_unit_test(anchors), cmocka_unit_test(qemu_agrees),
 	};
 	int failed = 0;
 
