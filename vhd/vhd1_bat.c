@@ -15,6 +15,7 @@
 #include "base/alloc.h"
 #include "base/bitmap.h"
 #include "base/bytes.h"
+#include "base/seed.h"
 
 #define CHUNK_ENTRIES (256u * 1024)
 
@@ -177,6 +178,19 @@ static int refuse_overlaps(const struct vhd1 *v, struct sp_err *err)
 	return r;
 }
 
+/* A reader leaves such a structure out. When the file has grown over it, it would count, and lie over blocks. */
+static int refuse_beyond(const struct vhd1 *v, struct sp_err *err)
+{
+	const struct vhd1_extent *e = &v->extents.beyond;
+
+	if (e->len == 0 || SP_SEED_BUG(VHD_GROW_OVER_LOCATOR))
+		return 0;
+	return sp_err_set(err, -EBADMSG,
+			  "%s (%" PRIu64 " bytes at %" PRIu64 ") reaches past the end of the file, where blocks would "
+			  "come to lie; open read-only, or convert to a new file",
+			  e->name, e->len, e->offset);
+}
+
 int vhd1_bat_load(struct vhd1 *v, struct sp_err *err)
 {
 	int r;
@@ -185,6 +199,8 @@ int vhd1_bat_load(struct vhd1 *v, struct sp_err *err)
 		return sp_err_set(err, -ENOTSUP, "%" PRIu32 " blocks of %" PRIu32 " bytes are too many to write to",
 				  v->shape.blocks, v->shape.block_size);
 	r = vhd1_extents_disjoint(&v->extents, err);
+	if (r == 0)
+		r = refuse_beyond(v, err);
 	if (r < 0)
 		return r;
 	r = vhd1_bat_resize(v, v->shape.blocks);

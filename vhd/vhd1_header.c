@@ -85,10 +85,11 @@ int vhd1_header_read(struct store *s, const struct vhd1_footer_disk *footer, uin
 
 /* ---- structures that are no blocks --------------------------------------------------------------- */
 
-static void add_extent(struct vhd1_extents *x, uint64_t offset, uint64_t len, const char *name, int number)
-{
-	struct vhd1_extent *e = &x->item[x->count++];
+/* No file gets longer: an entry of the BAT counts sectors in 32 bits, and the last block follows. */
+#define FILE_SIZE_MAX SP_TIB(3)
 
+static void fill_extent(struct vhd1_extent *e, uint64_t offset, uint64_t len, const char *name, int number)
+{
 	e->offset = offset;
 	e->len = len;
 	e->text = number >= 0;
@@ -96,7 +97,23 @@ static void add_extent(struct vhd1_extents *x, uint64_t offset, uint64_t len, co
 		snprintf(e->name, sizeof(e->name), "%s %d", name, number);
 	else
 		snprintf(e->name, sizeof(e->name), "%s", name);
+}
+
+static void add_extent(struct vhd1_extents *x, uint64_t offset, uint64_t len, const char *name, int number)
+{
+	fill_extent(&x->item[x->count++], offset, len, name, number);
 	x->end = sp_max(x->end, offset + len);
+}
+
+static void add_locator(struct vhd1_extents *x, const struct vhd1_locator_disk *d, uint64_t file_size, int number)
+{
+	struct vhd1_locator l;
+	const char *why;
+
+	if (vhd1_locator_decode(d, file_size, &l, &why) == 0)
+		add_extent(x, l.offset, l.space, "parent locator", number);
+	else if (vhd1_locator_decode(d, sp_max(file_size, FILE_SIZE_MAX), &l, &why) == 0)
+		fill_extent(&x->beyond, l.offset, l.space, "parent locator", number);
 }
 
 /* Found by its cookie behind the BAT; believed only in images that say they come from tapdisk. */
@@ -120,8 +137,12 @@ static int add_batmap(struct store *s, const struct vhd1_shape *g, uint64_t file
 	add_extent(x, at, sizeof(d), "batmap header", -1);
 	map = be64_get(d.offset);
 	len = (uint64_t)be32_get(d.sectors) * VHD1_SECTOR;
-	if (map % VHD1_SECTOR == 0 && len > 0 && sp_range_ok(map, len, file_size))
+	if (map % VHD1_SECTOR != 0 || len == 0)
+		return 0;
+	if (sp_range_ok(map, len, file_size))
 		add_extent(x, map, len, "batmap", -1);
+	else if (sp_range_ok(map, len, sp_max(file_size, FILE_SIZE_MAX)))
+		fill_extent(&x->beyond, map, len, "batmap", -1);
 	return 0;
 }
 
@@ -129,17 +150,13 @@ int vhd1_extents_find(struct store *s, const struct vhd1_footer_disk *footer, co
 		      const struct vhd1_shape *g, uint64_t file_size, struct vhd1_extents *ret, bool *ret_batmap,
 		      bool *ret_encrypted)
 {
-	struct vhd1_locator l;
-	const char *why;
-
 	memset(ret, 0, sizeof(*ret));
 	*ret_batmap = *ret_encrypted = false;
 	add_extent(ret, 0, sizeof(*footer), "footer copy", -1);
 	add_extent(ret, be64_get(footer->data_offset), sizeof(*h), "dynamic header", -1);
 	add_extent(ret, g->bat_offset, vhd1_bat_bytes(g), "BAT", -1);
 	for (unsigned i = 0; i < VHD1_LOCATORS; i++)
-		if (vhd1_locator_decode(&h->locator[i], file_size, &l, &why) == 0)
-			add_extent(ret, l.offset, l.space, "parent locator", (int)i);
+		add_locator(ret, &h->locator[i], file_size, (int)i);
 	if (memcmp(footer->creator, "tap", 4) != 0)	/* its fourth byte is NUL */
 		return 0;
 	return add_batmap(s, g, file_size, ret, ret_batmap, ret_encrypted);

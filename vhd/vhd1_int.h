@@ -128,6 +128,7 @@ struct vhd1_extents {
 	struct vhd1_extent item[VHD1_EXTENTS_MAX];
 	unsigned count;
 	uint64_t end;		/* first byte after the last of them */
+	struct vhd1_extent beyond;	/* len > 0: left out only because the file is too short for it */
 };
 
 /* Reads and judges the header that @footer names (checks V5 to V8). */

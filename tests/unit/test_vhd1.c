@@ -527,6 +527,24 @@ static void overlapping_blocks(void **state)
 	expect_open(s, VHD_IMG_WRITABLE, 0, NULL);
 }
 
+/* Past the end a locator is nothing to a reader; a writer would put blocks where it claims to be. */
+static void locator_past_end(void **state)
+{
+	static const uint64_t at[] = { SP_MIB(1), 2048, SP_TIB(4), UINT64_MAX - 511 };
+	static const int want[] = { -EBADMSG, -EBADMSG, 0, 0 };	/* no file gets as long as the last two */
+
+	for (size_t i = 0; i < SP_ARRAY_SIZE(at); i++) {
+		struct store *s = new_image(VHD_KIND_DIFFERENCING, SP_MIB(4), 0);
+		struct vhd1_locator_disk d;
+
+		vhd1_locator_encode(&d, VHD1_CODE_MACX, SP_MIB(1), 20, at[i]);
+		poke(s, &d, sizeof(d), 512 + offsetof(struct vhd1_header_disk, locator) + 5 * sizeof(d));
+		reseal_header(s, 512);
+		expect_open(copy_of(s), 0, 0, NULL);
+		expect_open(s, VHD_IMG_WRITABLE, want[i], want[i] ? "parent locator 5" : NULL);
+	}
+}
+
 /* A table of 2^32 - 1 entries may be in the file, but nobody reads all of it. */
 static void enormous_table(void **state)
 {
@@ -668,6 +686,7 @@ static const struct single_row single_rows[] = {
 	{ "bitmap order", bitmap_order },
 	{ "a VHD inside a fixed VHD", fixed_with_vhd_inside },
 	{ "overlapping blocks", overlapping_blocks },
+	{ "locator past the end", locator_past_end },
 	{ "enormous table", enormous_table },
 	{ "batmap", batmap_encrypted },
 	{ "create fixed", create_fixed },
