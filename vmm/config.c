@@ -73,7 +73,6 @@ int vmm_disk_config_copy(const struct vmm_disk_config *from, struct vmm_disk_con
 	return 0;
 }
 
-/* "64", "10k", "1.5M" are for sizes; limits and numbers are plain or with a suffix of 1024. */
 int vmm_config_number(const char *text, uint64_t max, uint64_t *ret)
 {
 	static const char suffix[] = "kmgt";
@@ -202,6 +201,8 @@ static int set_piece(struct vmm_disk_config *c, char *piece, bool first, struct 
 	if (equals)
 		*equals++ = '\0';
 	key = vmm_config_find(vmm_disk_keys, piece);
+	if (first && c->dvd && !equals && strcmp(piece, "none") == 0)
+		return 0;
 	if (first && !(key && equals)) {
 		if (equals)
 			equals[-1] = '=';
@@ -235,8 +236,6 @@ int vmm_disk_config_parse(struct vmm_disk_config *ret_disk, const char *spec, bo
 	bool first = true;
 	int r = copy ? 0 : -ENOMEM;
 
-	if (dvd && strcmp(spec, "none") == 0)
-		at = NULL;
 	while (r == 0 && (piece = next_piece(&at))) {
 		r = set_piece(&c, piece, first, err);
 		first = false;
@@ -323,18 +322,57 @@ static int fill_in(struct vmm_config *c, struct sp_err *err)
 	return 0;
 }
 
-static int check_places(const struct vmm_config *c, struct sp_err *err)
+static const char *word_for(const struct vmm_disk_config *d)
 {
-	for (unsigned i = 0; i < c->disks; i++)
-		for (unsigned j = 0; j < i; j++) {
-			int one = c->disk[i].controller < 0 ? 0 : c->disk[i].controller;
-			int other = c->disk[j].controller < 0 ? 0 : c->disk[j].controller;
+	return d->path ? d->path : "a DVD drive";
+}
 
-			if (one == other && c->disk[i].lun >= 0 && c->disk[i].lun == c->disk[j].lun)
-				return sp_err_set(err, -EINVAL, "%s and %s: both are to be unit %d of controller %d",
-						  c->disk[j].path, c->disk[i].path, c->disk[i].lun, one);
-		}
+static int place_named(struct vmm_disk_config *d, const struct vmm_disk_config *at[][VMM_LUNS], struct sp_err *err)
+{
+	const struct vmm_disk_config **place = &at[d->controller][d->lun];
+
+	if (*place)
+		return sp_err_set(err, -EINVAL, "%s and %s: both are to be unit %d of controller %d",
+				  word_for(*place), word_for(d), d->lun, d->controller);
+	*place = d;
 	return 0;
+}
+
+static int place_free(struct vmm_disk_config *d, const struct vmm_disk_config *at[][VMM_LUNS], struct sp_err *err)
+{
+	for (d->lun = 0; d->lun < (int)VMM_LUNS; d->lun++)
+		if (!at[d->controller][d->lun])
+			return place_named(d, at, err);
+	return sp_err_set(err, -EINVAL, "%s: all %u units of controller %d are taken", word_for(d), VMM_LUNS,
+			  d->controller);
+}
+
+/* Those with a place get it; then the others take what is free, in their order. */
+static int place_disks(struct vmm_config *c, struct sp_err *err)
+{
+	const struct vmm_disk_config *at[VMM_CONTROLLERS][VMM_LUNS] = { 0 };
+	int r = 0;
+
+	for (unsigned i = 0; i < c->disks; i++)
+		c->disk[i].controller = c->disk[i].controller < 0 ? 0 : c->disk[i].controller;
+	for (unsigned i = 0; r == 0 && i < c->disks; i++)
+		if (c->disk[i].lun >= 0)
+			r = place_named(&c->disk[i], at, err);
+	for (unsigned i = 0; r == 0 && i < c->disks; i++)
+		if (c->disk[i].lun < 0)
+			r = place_free(&c->disk[i], at, err);
+	return r;
+}
+
+int vmm_config_memory(struct vmm_config *c, const char *text)
+{
+	bool plain = text[strspn(text, "0123456789")] == '\0';
+	uint64_t n;
+	int r = vmm_config_number(text, plain ? UINT64_MAX >> 20 : UINT64_MAX, &n);
+
+	if (r == 0)
+		c->memory = plain ? n << 20 : n;
+	return r;
 }
 
 int vmm_config_check(struct vmm_config *c, struct sp_err *err)
@@ -352,5 +390,5 @@ int vmm_config_check(struct vmm_config *c, struct sp_err *err)
 	if (c->memory < MEMORY_MIN || c->memory > MEMORY_MAX)
 		return sp_err_set(err, -EINVAL, "memory: 16 MiB to 4 TiB are possible");
 	r = vmm_serial_spec_check(c->serial, err);
-	return r < 0 ? r : check_places(c, err);
+	return r < 0 ? r : place_disks(c, err);
 }

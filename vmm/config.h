@@ -16,11 +16,11 @@
 #define VMM_LUNS	64u
 #define VMM_CPUS_MAX	64u
 
-struct vmm_disk_config {		/* --disk FILE[,key=value...]; --dvd FILE[,...] */
+struct vmm_disk_config {		/* --disk FILE[,key=value...]; --dvd FILE|none[,...] */
 	char *path;			/* NULL: a DVD drive without medium */
 	bool dvd;
 	enum vhd_format_id format;	/* format=; AUTO: pinned when the machine opens it, never probed again */
-	int controller, lun;		/* -1: the next free one; -1: controller 0 */
+	int controller, lun;		/* -1: controller 0; -1: the next free one */
 	bool read_only;			/* ro */
 	bool snapshot;			/* writes go to a throw-away child, deleted at the end */
 	bool write_through;		/* cache=writethrough */
@@ -54,9 +54,10 @@ int vmm_disk_config_parse(struct vmm_disk_config *ret_disk, const char *spec, bo
 int vmm_disk_config_copy(const struct vmm_disk_config *from, struct vmm_disk_config *ret_copy);	/* -ENOMEM */
 void vmm_disk_config_fini(struct vmm_disk_config *c);
 int vmm_config_add_disk(struct vmm_config *c, const char *spec, bool dvd, struct sp_err *err);
-/* A JSON object with the keys of the options; what it does not name stays. Unknown keys are errors. */
+/* A JSON object with the names of the options ("disks" and "dvds" are lists); what it does not name stays.
+ * -EINVAL, -ERANGE: what it says; else it cannot be read. */
 int vmm_config_json(struct vmm_config *c, const char *path, struct sp_err *err);
-/* Everything is there and fits together; fills in defaults. */
+/* Everything is there and fits together; fills in defaults, and gives each disk its place. */
 int vmm_config_check(struct vmm_config *c, struct sp_err *err);
 
 #endif

@@ -20,6 +20,8 @@ int vmm_config_set(void *object, const struct vmm_config_key *key, const char *v
 int vmm_config_set_string(char **at, const char *text);
 /* Digits and one of k, m, g, t (1024). -EINVAL, -ERANGE. */
 int vmm_config_number(const char *text, uint64_t max, uint64_t *ret);
+/* Of the machine: without a suffix MiB. */
+int vmm_config_memory(struct vmm_config *c, const char *text);
 int vmm_disk_config_check(struct vmm_disk_config *c, struct sp_err *err);
 /* Takes @disk over. */
 int vmm_config_append_disk(struct vmm_config *c, struct vmm_disk_config *disk, struct sp_err *err);

@@ -46,7 +46,7 @@ static const char synopsis[] =
 	"[OPTION...]\n"
 	"  --disk FILE[,KEY=VALUE...]  a disk: VHDX, VHD, raw file or block device; keys: lun, controller, format,\n"
 	"                              ro, snapshot, writethrough, iops, bps, burst-iops, burst-bps, min-iops, serial\n"
-	"  --dvd FILE|none             a DVD drive with that ISO image\n"
+	"  --dvd FILE|none[,KEY=VALUE...]  a DVD drive with that ISO image\n"
 	"  --kernel FILE, --initrd FILE   of the host, or diskN:/path (diskN:pM:/path) inside the guest's own disk\n"
 	"  --append TEXT               kernel command line (console=ttyS0 panic=-1)\n"
 	"  --mem SIZE                  512M; without a suffix in MiB\n"
@@ -57,17 +57,6 @@ static const char synopsis[] =
 	"  --storvsp-socket SOCKET     serve the disks to clients of the storvsc library as well\n"
 	"  --config FILE               the same as JSON; options given later override it\n"
 	"  --paused, --no-reboot, --poll-us N, --no-jail";
-
-static int memory_option(struct vmm_config *c, const char *text)
-{
-	bool plain = text[strspn(text, "0123456789")] == '\0';
-	uint64_t n;
-	int r = vmm_config_number(text, UINT64_MAX >> 20, &n);
-
-	if (r == 0)
-		c->memory = plain ? n << 20 : n;
-	return r;
-}
 
 static int unsigned_option(unsigned *at, const char *text, unsigned max)
 {
@@ -81,7 +70,7 @@ static int unsigned_option(unsigned *at, const char *text, unsigned max)
 
 static int name_option(struct vmm_config *c, const char *text)
 {
-	if (strlen(text) > VMM_NAME_MAX)
+	if (!*text || strlen(text) > VMM_NAME_MAX)
 		return -EINVAL;
 	strcpy(c->name, text);
 	return 0;
@@ -98,7 +87,7 @@ static int one_option(struct vmm_config *c, int option, struct sp_err *err)
 	case OPT_NAME:
 		return name_option(c, optarg);
 	case OPT_MEM:
-		return memory_option(c, optarg);
+		return vmm_config_memory(c, optarg);
 	case OPT_CPUS:
 		return unsigned_option(&c->cpus, optarg, VMM_CPUS_MAX);
 	case OPT_POLL:
@@ -150,7 +139,10 @@ static int parse(struct vmm_config *c, int argc, char **argv)
 		return vm_fail(EXIT_USAGE, "\"%s\": run takes options only", argv[optind]);
 	if (r == 0)
 		r = vmm_config_check(c, &err);
-	return r < 0 ? vm_fail(EXIT_USAGE, "%s", sp_err_text(&err)) : EXIT_DONE;
+	if (r == 0)
+		return EXIT_DONE;
+	/* What cannot be meant is a mistake in usage; a file that cannot be read is a failure. */
+	return vm_fail(r == -EINVAL || r == -ERANGE ? EXIT_USAGE : EXIT_FAILED, "%s", sp_err_text(&err));
 }
 
 /* ---- the process -------------------------------------------------------------------------------------- */
