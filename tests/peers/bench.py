@@ -104,6 +104,7 @@ class Bench:
         self.build = os.path.abspath(args.build)
         self.tool = os.path.join(self.build, 'tools/vhd-tool')
         self.queue = os.path.join(self.build, 'tests/peers/spindle-bench')
+        self.ring = os.path.join(self.build, 'tests/peers/spindle-bench-ring')
         self.mount = os.path.join(self.build, 'fuse/vhd-mount')
         self.quick = args.quick
         self.runs = args.runs or (3 if args.quick else 5)
@@ -193,6 +194,8 @@ def number(value, unit):
         return '%.3f s' % value
     if unit == 'ms':
         return '%.2f ms' % value
+    if unit == 'us':
+        return '%.2f us' % value
     if unit == 'KiB':
         return '%.1f MiB' % (value / 1024)
     return '%s %s' % ('{:,.0f}'.format(value), unit)
@@ -657,10 +660,115 @@ def mount_compare(bench, mounts, case, goal):
     bench.compare(what + ', ' + name, a, b, goal if direct else None, 'IO/s' if bs < MIB else 'MiB/s')
 
 
+# ---- row: rings ---------------------------------------------------------------------------------------
+
+
+def ring(bench, *what, **options):
+    """A storvsc client and the provider in one process, one channel, both polling."""
+    argv = [bench.ring] + ['--%s=%s' % (key, value) for key, value in options.items()]
+    return Side(argv + ['--seconds=%d' % bench.seconds] + list(what), spindle_figure, name='spindle')
+
+
+class Server:
+    """A program that serves a UNIX socket until it is left."""
+
+    def __init__(self, argv, socket):
+        self.argv, self.socket = argv, socket
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL)
+        for _ in range(500):
+            if os.path.exists(socket) or self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        if not os.path.exists(socket):
+            self.close()
+            raise RuntimeError('does not serve: ' + shlex.join(argv))
+
+    def __enter__(self):
+        print('\n   peer: %s' % shlex.join(self.argv))
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait()
+        remove(self.socket)
+
+
+def fio_nbd(bench, socket, name, rw, size):
+    if ' nbd' not in ' '.join(run(['fio', '--enghelp']).out.split()):
+        raise Skip('this fio has no nbd engine')
+    argv = ['fio', '--thread', '--name=nbd', '--ioengine=nbd', '--uri=nbd+unix:///%s?socket=%s' % (name, socket),
+            '--rw=' + rw, '--bs=4k', '--iodepth=64', '--size=%d' % size, '--time_based',
+            '--runtime=%d' % bench.seconds, '--norandommap', '--output-format=json']
+    return Side(argv, fio_figure, name='nbdkit' if not name else 'qemu-storage-daemon')
+
+
+def row_ring(bench):
+    if bench.where != 'tmpfs':
+        raise Skip('rings are measured in memory')
+    size = 256 * MIB if bench.quick else GIB
+    bench.room(2 * size)
+    image = full_image(bench, 'ring.vhdx', size)
+    settle(image)
+    bench.part(ring_null, bench)
+    for rw in ('randread', 'randwrite'):
+        engine = ring(bench, '--engine', image, rw=rw, qd=64)
+        engine.name = 'engine alone'
+        bench.part(bench.compare, 'ring: 4 KiB %s QD64 on a VHDX' % rw, ring(bench, image, rw=rw, qd=64), engine, 0.8)
+        bench.part(ring_nbd, bench, image, rw, size)
+    bench.part(ring_latency, bench, image)
+    remove(image)
+
+
+def ring_null(bench):
+    need('nbdkit', 'fio')
+    socket = bench.path('nbdkit')
+    with Server(['nbdkit', '-f', '-U', socket, 'memory', '1G'], socket):
+        bench.compare('ring: 4 KiB randread QD64, null unit, nbdkit memory', ring(bench, null=GIB, rw='randread', qd=64),
+                      fio_nbd(bench, socket, '', 'randread', GIB), 10)
+
+
+def ring_nbd(bench, image, rw, size):
+    need('qemu-storage-daemon', 'fio')
+    socket, copy = bench.path('qsd'), bench.path('qsd.vhdx')
+    shutil.copyfile(image, copy)
+    try:
+        with Server(['qemu-storage-daemon', '--blockdev', 'file,node-name=file,aio=io_uring,filename=' + copy,
+                     '--blockdev', 'vhdx,node-name=disk,file=file', '--nbd-server', 'addr.type=unix,addr.path=' + socket,
+                     '--export', 'nbd,id=disk,node-name=disk,writable=on,name=disk'], socket):
+            bench.compare('ring: 4 KiB %s QD64 on a VHDX, NBD export' % rw, ring(bench, image, rw=rw, qd=64),
+                          fio_nbd(bench, socket, 'disk', rw, size), 5)
+    finally:
+        remove(copy)
+
+
+class Added(Side):
+    """How much longer the median request takes with a ring than without."""
+
+    def __init__(self, bench, image):
+        def median(done):
+            said = json_in(done.out)
+            return said['median-us'], said['ops']
+        super().__init__(ring(bench, image, rw='randread', qd=1).argv, median, name='spindle')
+        self.without = ring(bench, '--engine', image, rw='randread', qd=1).argv
+
+    def once(self):
+        alone, _ = self.figure(run(self.without))
+        super().once()
+        self.values[-1] -= alone
+
+
+def ring_latency(bench, image):
+    bench.limit('ring: added to a 4 KiB read at QD1', Added(bench, image), 3, 'us')
+
+
 # ---- all together -------------------------------------------------------------------------------------
 
 ROWS = {'random': row_random, 'chain': row_chain, 'allocate': row_allocate, 'convert': row_convert,
-        'empty': row_empty, 'open': row_open, 'mount': row_mount}
+        'empty': row_empty, 'open': row_open, 'mount': row_mount, 'ring': row_ring}
 PLACES = {'tmpfs': '/dev/shm', 'disk': '/var/tmp'}
 
 
@@ -748,7 +856,7 @@ def set_priority(nice):
 def main():
     bench = Bench(parse(sys.argv[1:]))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # so that the files go away
-    for program in (bench.tool, bench.queue, bench.mount):
+    for program in (bench.tool, bench.queue, bench.ring, bench.mount):
         if not os.access(program, os.X_OK):
             sys.exit('bench: %s is missing; build it with: ninja -C %s' % (program, bench.args.build))
     set_priority(bench.args.nice)
