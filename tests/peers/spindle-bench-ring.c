@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * spindle-bench-ring - how fast the rings are: a client of the library, a provider in the same process, one channel, both
- * polling. Prints one JSON object; tests/peers/bench.py runs it beside its peers.
+ * spindle-bench-ring - how fast the rings are: a client of the library and a provider in the same process, one channel,
+ * both polling. Prints one JSON object; tests/peers/bench.py runs it beside its peers.
  *
  *   spindle-bench-ring [--rw=randread|randwrite] [--bs=BYTES] [--qd=N] [--seconds=S] [--engine] (--null=BYTES | FILE)
  *
