@@ -217,7 +217,7 @@ static void finish(struct storvsc_request *r, const struct vstor_packet *p)
 	r->result = verdict(p);
 	r->status = srb->scsi_status;
 	r->srb_status = srb->srb_status;
-	r->transferred = moved < r->data_len || SP_SEED_BUG(STORVSC_MOVED_TRUSTED) ? moved : r->data_len;
+	r->transferred = moved < r->data_len ? moved : r->data_len;
 	r->sense_len = 0;
 	if (srb->scsi_status == CHECK_CONDITION && srb->srb_status & VSTOR_SRB_AUTOSENSE_VALID) {
 		r->sense_len = (uint8_t)sp_min(srb->sense_length, sizeof(r->sense));
