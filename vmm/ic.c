@@ -17,9 +17,17 @@
 #include "base/env.h"
 #include "vmm/ic_int.h"
 
+#define IC_BATCH 64u			/* packets before others on the loop have their turn */
+
 static const struct { uint16_t major, minor; } frameworks[] = { { 1, 0 }, { 3, 0 } };
 
 /* ---- send --------------------------------------------------------------------------------------------- */
+
+/* The channel that is watched is still the open one. Whoever gave up the lock asks again. */
+static bool is_open(const struct vmm_ic *ic)
+{
+	return ic->ch && ic->watched == ic->generation;
+}
 
 static int send_message(struct vmm_ic *ic, enum ic_message_type type, const void *body, size_t len)
 {
@@ -53,7 +61,7 @@ static int send_message(struct vmm_ic *ic, enum ic_message_type type, const void
 
 int ic_send(struct vmm_ic *ic, const void *body, size_t len)
 {
-	if (!ic->ch || ic->state != IC_READY)
+	if (!is_open(ic) || ic->state != IC_READY)
 		return -ENOTCONN;
 	if (ic->pending)
 		return -EBUSY;
@@ -86,6 +94,14 @@ static void negotiate(struct vmm_ic *ic)
 
 /* ---- receive ------------------------------------------------------------------------------------------ */
 
+static bool framework_offered(uint16_t major, uint16_t minor)
+{
+	for (unsigned i = 0; i < SP_ARRAY_SIZE(frameworks); i++)
+		if (frameworks[i].major == major && frameworks[i].minor == minor)
+			return true;
+	return false;
+}
+
 static bool offered(const struct vmm_ic *ic, uint16_t major, uint16_t minor)
 {
 	for (unsigned i = 0; i < IC_VERSIONS_MAX && ic->ops->message[i].major; i++)
@@ -106,6 +122,7 @@ static void negotiated(struct vmm_ic *ic, const uint8_t *body, size_t len)
 	memcpy(&n, body, sizeof(n));
 	memcpy(v, body + sizeof(n), sizeof(v));
 	if (le16_get(n.frameworks) != 1 || le16_get(n.messages) != 1 ||
+	    !framework_offered(le16_get(v[0].major), le16_get(v[0].minor)) ||
 	    !offered(ic, le16_get(v[1].major), le16_get(v[1].minor)))
 		return;
 	ic->framework.major = le16_get(v[0].major);
@@ -141,19 +158,44 @@ static void take_answer(struct vmm_ic *ic, const struct vmbus_packet *p)
 		ic->ops->answer(ic, le32_get(h.status), p->payload + sizeof(h), len);
 }
 
-static void receive(struct vmm_ic *ic)
+/* Nothing comes any more: who waits for an answer hears of it, as if the driver had gone. */
+static void give_up(struct vmm_ic *ic, enum ic_state state)
+{
+	bool tell = ic->state != IC_NO_DRIVER && ic->state != IC_BROKEN && ic->ops->closed;
+
+	ic->state = state;
+	ic->pending = false;
+	ic_timer(ic, 0, 0);
+	if (tell)
+		ic->ops->closed(ic);
+}
+
+/* One packet, or the end of them: false. */
+static bool receive_one(struct vmm_ic *ic)
 {
 	struct vmbus_packet p;
 	uint64_t copy[IC_PACKET_MAX / 8];
-	int r;
+	int r = vmbus_channel_receive(ic->ch, copy, sizeof(copy), &p);
+
+	if (r > 0)
+		take_answer(ic, &p);
+	else if (r < 0)
+		give_up(ic, IC_BROKEN);	/* nothing more can be read from it */
+	return r > 0 || (r == 0 && !vmbus_channel_sleep(ic->ch));
+}
+
+/* A guest that writes without end must not keep the loop: it comes back here by itself. */
+static void receive(struct vmm_ic *ic)
+{
+	uint64_t one = 1;
 
 	vmbus_channel_wake(ic->ch);
-	do {
-		while ((r = vmbus_channel_receive(ic->ch, copy, sizeof(copy), &p)) > 0)
-			take_answer(ic, &p);
-	} while (r == 0 && !vmbus_channel_sleep(ic->ch));
-	if (r < 0)
-		ic->state = IC_BROKEN;	/* nothing more can be read from it */
+	for (unsigned i = 0; i < IC_BATCH; i++)
+		if (!receive_one(ic) || !is_open(ic))
+			return;
+	vmbus_channel_flush(ic->ch);
+	if (write(ic->watched_fd, &one, sizeof(one)) < 0)
+		return;			/* full: it is readable anyhow */
 }
 
 static void on_channel(void *ctx, uint32_t events)
@@ -161,7 +203,7 @@ static void on_channel(void *ctx, uint32_t events)
 	struct vmm_ic *ic = ctx;
 
 	pthread_mutex_lock(&ic->lock);
-	if (ic->ch && ic->watched == ic->generation && ic->state != IC_BROKEN) {
+	if (is_open(ic) && ic->state != IC_BROKEN) {
 		receive(ic);
 	} else {
 		uint64_t count;
@@ -181,11 +223,7 @@ static void forget(struct vmm_ic *ic)
 	if (ic->watched_fd >= 0)
 		close(ic->watched_fd);
 	ic->watched_fd = -1;
-	ic_timer(ic, 0, 0);
-	if (ic->state != IC_NO_DRIVER && ic->ops->closed)
-		ic->ops->closed(ic);
-	ic->state = IC_NO_DRIVER;
-	ic->pending = false;
+	give_up(ic, IC_NO_DRIVER);
 }
 
 static void begin(struct vmm_ic *ic)
@@ -210,8 +248,8 @@ static void on_wake(void *ctx, uint32_t events)
 		return;
 	pthread_mutex_lock(&ic->lock);
 	if (ic->watched != ic->generation) {
+		forget(ic);		/* may give up the lock: only now look at what there is */
 		ic->watched = ic->generation;
-		forget(ic);
 		if (ic->ch)
 			begin(ic);
 	}
@@ -270,7 +308,7 @@ static void on_timer(void *ctx)
 	struct vmm_ic *ic = ctx;
 
 	pthread_mutex_lock(&ic->lock);
-	if (ic->ch && ic->state == IC_READY)
+	if (is_open(ic) && ic->state == IC_READY)
 		ic->ops->tick(ic);
 	pthread_mutex_unlock(&ic->lock);
 }

@@ -50,6 +50,19 @@ static void ready(struct vmm_ic *ic)
 	ic_timer(ic, 1, EVERY_MS);
 }
 
+/* Of both kinds, as U+0080 to U+009F work in a terminal, too; and halves of characters, which are no UTF-8. */
+static void make_harmless(char *text)
+{
+	for (unsigned char *p = (unsigned char *)text; *p; p++) {
+		if (*p < ' ' || *p == 0x7f)
+			*p = '?';
+		else if (p[0] == 0xc2 && p[1] < 0xa0)
+			p[0] = p[1] = '?';
+		else if (p[0] == 0xed && p[1] >= 0xa0)
+			p[0] = p[1] = p[2] = '?';
+	}
+}
+
 static void keep_text(char *to, size_t room, const uint8_t *utf16, size_t bytes)
 {
 	char *text = sp_utf16_decode(utf16, bytes, false);
@@ -64,9 +77,7 @@ static void keep_text(char *to, size_t room, const uint8_t *utf16, size_t bytes)
 		len--;			/* not in the middle of a character */
 	memcpy(to, text, len);
 	to[len] = '\0';
-	for (; *to; to++)
-		if ((unsigned char)*to < ' ' || *to == 0x7f)
-			*to = '?';
+	make_harmless(to);
 	sp_free(text);
 }
 
