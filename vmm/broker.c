@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -17,6 +18,67 @@ static struct store_folder *folders[BROKER_FOLDERS];
 static struct { char *path; dev_t dev; ino_t ino; } removal[BROKER_REMOVALS];
 static unsigned removals;
 
+/* What may still be opened once sealed: below these folders, and these files. */
+static char *ground[BROKER_GROUNDS], *name_opened[BROKER_NAMES];
+static unsigned grounds, names_opened;
+static bool sealed;
+
+/* ---- what may be opened -------------------------------------------------------------------------------- */
+
+static bool is_below(const char *path, const char *folder)
+{
+	size_t len = strcmp(folder, "/") == 0 ? 0 : strlen(folder);
+
+	return strncmp(path, folder, len) == 0 && (path[len] == '/' || path[len] == '\0');
+}
+
+static int remember(char **list, unsigned *count, unsigned most, const char *name)
+{
+	for (unsigned i = 0; i < *count; i++)
+		if (strcmp(list[i], name) == 0)
+			return 0;
+	if (*count == most)
+		return -ENOSPC;
+	list[*count] = strdup(name);
+	if (!list[*count])
+		return -ENOMEM;
+	++*count;
+	return 0;
+}
+
+static int may_open_folder(const char *real, struct sp_err *err)
+{
+	bool found = false;
+
+	if (!sealed)
+		return remember(ground, &grounds, BROKER_GROUNDS, real);
+	for (unsigned i = 0; i < grounds && !found; i++)
+		found = is_below(real, ground[i]);
+	return found ? 0 : sp_err_set(err, -EPERM, "%s lies below no folder that this machine may use; start it "
+				      "with --attach-from", real);
+}
+
+static int may_open_file(const char *name, int flags, struct sp_err *err)
+{
+	if (!sealed)
+		return remember(name_opened, &names_opened, BROKER_NAMES, name);
+	for (unsigned i = 0; i < names_opened; i++)
+		if (strcmp(name_opened[i], name) == 0 && (flags & ~(O_CLOEXEC | O_NONBLOCK)) == O_RDONLY)
+			return 0;
+	return sp_err_set(err, -EPERM, "%s: a running machine opens no other files", name);
+}
+
+static int allow(const char *path, struct sp_err *err)
+{
+	char real[PATH_MAX];
+
+	if (sealed)
+		return sp_err_set(err, -EPERM, "sealed");
+	if (!realpath(path, real))
+		return sp_err_set(err, -errno, "%s: %s", path, strerror(errno));
+	return remember(ground, &grounds, BROKER_GROUNDS, real);
+}
+
 /* ---- what shall not stay behind ------------------------------------------------------------------------ */
 
 /* By number, too: another machine may have put its own file there meanwhile. */
@@ -24,6 +86,8 @@ static int remove_at_end(const char *path)
 {
 	struct stat st;
 
+	if (sealed)
+		return -EPERM;
 	if (removals == BROKER_REMOVALS)
 		return -ENOSPC;
 	if (lstat(path, &st) < 0)
@@ -49,7 +113,12 @@ static void remove_all(void)
 
 static int open_plain(const struct broker_request *q, int *ret_fd, struct sp_err *err)
 {
-	*ret_fd = open(q->a, (int)q->flags | O_CLOEXEC | O_NOCTTY, 0600);
+	int r = may_open_file(q->a, (int)q->flags, err);
+
+	if (r < 0)
+		return r;
+	/* Never to wait for who writes into a FIFO. */
+	*ret_fd = open(q->a, (int)q->flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
 	return *ret_fd < 0 ? sp_err_set(err, -errno, "%s: %s", q->a, strerror(errno)) : 0;
 }
 
@@ -83,6 +152,8 @@ static int new_folder(const struct broker_request *q, struct broker_answer *a, s
 		;
 	if (r == 0 && a->folder == BROKER_FOLDERS)
 		r = sp_err_set(err, -EMFILE, "more than %u folders are open", BROKER_FOLDERS);
+	if (r == 0)
+		r = may_open_folder(a->root, err);
 	return r == 0 ? store_folder_host(a->root, &folders[a->folder], err) : r;
 }
 
@@ -143,6 +214,10 @@ static void answer(int socket_fd, struct broker_request *q)
 		a.result = new_folder(q, &a, &err);
 	else if (q->op == BROKER_REMOVE_AT_END)
 		a.result = remove_at_end(q->a);
+	else if (q->op == BROKER_ALLOW)
+		a.result = allow(q->a, &err);
+	else if (q->op == BROKER_SEAL)
+		sealed = true;
 	else
 		a.result = in_folder(q, &fd, &err);
 	memcpy(a.text, err.text, sizeof(a.text));
@@ -165,8 +240,12 @@ void broker_serve(int socket_fd)
 	static struct broker_request q;
 	ssize_t n;
 
+	/* What the machine holds ends with the machine: a socket we kept would look alive. */
+	close_range(3, (unsigned)socket_fd - 1, 0);
+	close_range((unsigned)socket_fd + 1, ~0u, 0);
 	/* A key pressed for the machine is not meant for us: we end when it has ended. */
 	signal(SIGINT, SIG_IGN);
+	signal(SIGQUIT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
 	do {

@@ -143,6 +143,20 @@ int vmm_broker_open(struct vmm_broker *b, const char *path, int flags, int *ret_
 	return ask(b, &q, err);
 }
 
+int vmm_broker_allow(struct vmm_broker *b, const char *path, struct sp_err *err)
+{
+	const struct question q = { BROKER_ALLOW, .a = path, .b = "" };
+
+	return ask(b, &q, err);
+}
+
+int vmm_broker_seal(struct vmm_broker *b, struct sp_err *err)
+{
+	const struct question q = { BROKER_SEAL, .a = "", .b = "" };
+
+	return ask(b, &q, err);
+}
+
 int vmm_broker_remove_at_end(struct vmm_broker *b, const char *path)
 {
 	const struct question q = { BROKER_REMOVE_AT_END, .a = path, .b = "" };

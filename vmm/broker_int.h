@@ -8,10 +8,12 @@
 #include "base/err.h"
 
 enum broker_op { BROKER_OPEN, BROKER_FOLDER, BROKER_FOLDER_OPEN, BROKER_RENAME, BROKER_LINK, BROKER_UNLINK, BROKER_SYNC,
-		 BROKER_FOLDER_CLOSE, BROKER_REMOVE_AT_END };
+		 BROKER_FOLDER_CLOSE, BROKER_REMOVE_AT_END, BROKER_ALLOW, BROKER_SEAL };
 
 #define BROKER_FOLDERS 512u
 #define BROKER_REMOVALS 512u
+#define BROKER_GROUNDS 512u		/* folders that may be opened once sealed */
+#define BROKER_NAMES 16u		/* files that may be opened again once sealed */
 
 struct broker_request {
 	uint32_t op, flags, folder;
@@ -26,7 +28,7 @@ struct broker_answer {
 	char text[SP_ERR_TEXT_MAX];	/* when result < 0 */
 };
 
-/* The broker's process: until the other end has gone. */
+/* The broker's process: until the other end has gone. Closes every other descriptor from 3 on. */
 void broker_serve(int socket_fd);
 
 #endif

@@ -35,6 +35,7 @@ void vmm_config_fini(struct vmm_config *c)
 	sp_free(c->append);
 	sp_free(c->serial);
 	sp_free(c->qmp);
+	sp_free(c->attach_from);
 	sp_free(c->storvsp_socket);
 	vmm_config_init(c);
 }

@@ -37,6 +37,7 @@ struct vmm_config {
 	char *append;
 	char *serial;			/* stdio | none | unix:PATH | pty | file:PATH | tcp:PORT; default stdio */
 	char *qmp;			/* more control sockets beside the machine's own; NULL */
+	char *attach_from;		/* files below may be attached later, besides those beside its disks; NULL */
 	char *storvsp_socket;		/* serve the controllers to clients on this host as well; NULL */
 	struct vmm_disk_config *disk;
 	unsigned disks;

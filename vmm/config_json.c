@@ -25,6 +25,7 @@ static const struct vmm_config_key machine_keys[] = {
 	{ "append", CONFIG_STRING, offsetof(struct vmm_config, append), 0 },
 	{ "serial", CONFIG_STRING, offsetof(struct vmm_config, serial), 0 },
 	{ "qmp", CONFIG_STRING, offsetof(struct vmm_config, qmp), 0 },
+	{ "attach-from", CONFIG_STRING, offsetof(struct vmm_config, attach_from), 0 },
 	{ "storvsp-socket", CONFIG_STRING, offsetof(struct vmm_config, storvsp_socket), 0 },
 	{ "paused", CONFIG_BOOL, offsetof(struct vmm_config, paused), 0 },
 	{ "no-reboot", CONFIG_BOOL, offsetof(struct vmm_config, no_reboot), 0 },

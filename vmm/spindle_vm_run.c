@@ -19,7 +19,8 @@
 #include "vmm/spindle_vm.h"
 
 enum { OPT_DVD = 256, OPT_MEM, OPT_CPUS, OPT_KERNEL, OPT_INITRD, OPT_APPEND, OPT_SERIAL, OPT_QMP, OPT_NAME, OPT_DISK,
-       OPT_CONFIG, OPT_PAUSED, OPT_NO_REBOOT, OPT_NO_JAIL, OPT_POLL, OPT_STORVSP, OPT_HELP };
+       OPT_CONFIG, OPT_PAUSED, OPT_NO_REBOOT, OPT_NO_JAIL, OPT_POLL, OPT_STORVSP, OPT_ATTACH_FROM,
+       OPT_HELP };
 
 static const struct option options[] = {
 	{ "config", required_argument, NULL, OPT_CONFIG },
@@ -33,6 +34,7 @@ static const struct option options[] = {
 	{ "append", required_argument, NULL, OPT_APPEND },
 	{ "serial", required_argument, NULL, OPT_SERIAL },
 	{ "qmp", required_argument, NULL, OPT_QMP },
+	{ "attach-from", required_argument, NULL, OPT_ATTACH_FROM },
 	{ "storvsp-socket", required_argument, NULL, OPT_STORVSP },
 	{ "paused", no_argument, NULL, OPT_PAUSED },
 	{ "no-reboot", no_argument, NULL, OPT_NO_REBOOT },
@@ -54,6 +56,7 @@ static const char synopsis[] =
 	"  --serial WHERE              stdio, none, unix:PATH, pty, file:PATH, tcp:PORT (on 127.0.0.1)\n"
 	"  --name NAME                 default: from the first disk\n"
 	"  --qmp SOCKET                one more control socket\n"
+	"  --attach-from FOLDER        disks below it may be attached later, besides those beside the first ones\n"
 	"  --storvsp-socket SOCKET     serve the disks to clients of the storvsc library as well\n"
 	"  --config FILE               the same as JSON; options given later override it\n"
 	"  --paused, --no-reboot, --poll-us N, --no-jail";
@@ -102,6 +105,8 @@ static int one_option(struct vmm_config *c, int option, struct sp_err *err)
 		return vmm_config_set_string(&c->serial, optarg);
 	case OPT_QMP:
 		return vmm_config_set_string(&c->qmp, optarg);
+	case OPT_ATTACH_FROM:
+		return vmm_config_set_string(&c->attach_from, optarg);
 	case OPT_STORVSP:
 		return vmm_config_set_string(&c->storvsp_socket, optarg);
 	case OPT_PAUSED:
@@ -237,7 +242,11 @@ static int enter_jail(struct process *p, struct sp_err *err)
 	vmm_broker_remove_at_end(p->broker, p->socket_path);
 	if (p->config.qmp)
 		vmm_broker_remove_at_end(p->broker, p->config.qmp);
-	r = vmm_jail_enter(&report, err);
+	r = p->config.attach_from ? vmm_broker_allow(p->broker, p->config.attach_from, err) : 0;
+	if (r == 0)
+		r = vmm_broker_seal(p->broker, err);
+	if (r == 0)
+		r = vmm_jail_enter(&report, err);
 	if (r == 0)
 		vmm_machine_seal(p->machine);
 	return r;

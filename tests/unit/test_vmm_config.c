@@ -22,8 +22,8 @@ static const char *line_of(const struct vmm_disk_config *d)
 
 	snprintf(line, sizeof(line), "%s %s %d:%d%s%s%s %" PRIu64 "/%" PRIu64 "/%" PRIu64 "/%" PRIu64 "/%" PRIu64
 		 " %s %s", d->path ? d->path : "-", vhd_format_name(d->format), d->controller, d->lun,
-		 d->read_only ? " ro" : "", d->snapshot ? " snapshot" : "", d->write_through ? " wt" : "", d->iops, d->bps,
-		 d->burst_iops, d->burst_bps, d->min_iops, d->serial ? d->serial : "-",
+		 d->read_only ? " ro" : "", d->snapshot ? " snapshot" : "", d->write_through ? " wt" : "", d->iops,
+		 d->bps, d->burst_iops, d->burst_bps, d->min_iops, d->serial ? d->serial : "-",
 		 d->image_root ? d->image_root : "-");
 	return line;
 }
