@@ -23,7 +23,7 @@ ARROWS = {
     'vss': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/store.h'],
     'fuse': ['base', 'vhd', 'vss'],
     'vmm': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/store.h', 'vss', 'storvsp', 'vmbus'],
-    'tools': ['base', 'vhd', 'vss'],
+    'tools': ['base', 'vhd', 'vss', 'storvsp', 'storvsc', 'vmbus'],
 }
 # What a room shows to others; a room that is not here shows all but *_int.h.
 PUBLIC = {

@@ -198,7 +198,6 @@ static int open_channel(struct connection *c, unsigned index, struct message *m)
 
 	if (r < 0)
 		return r;
-	s->client_fd = m->fd[1];
 	m->fds = 0;
 	s->open = true;
 	return 0;
