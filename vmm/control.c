@@ -2,9 +2,11 @@
 #include "vmm/control.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -12,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/bytes.h"
 #include "vmm/control_int.h"
 
 #define LINE_MAX_BYTES	(64u << 10)
@@ -43,6 +46,7 @@ struct listener {
 struct vmm_control {
 	struct vmm_machine *machine;
 	struct vmm_loop *loop;
+	uid_t owner;			/* who started the machine; its process may be nobody by now */
 	struct listener listener[SOCKETS_MAX];
 	unsigned listeners, clients;
 	struct client *client;
@@ -50,15 +54,22 @@ struct vmm_control {
 
 /* ---- out ---------------------------------------------------------------------------------------------- */
 
+/* Its own event brings it to on_client(), which frees it: whoever finds it dead may be walking the list. */
+static void client_die(struct client *c)
+{
+	c->dead = true;
+	shutdown(c->fd, SHUT_RDWR);
+}
+
 static void client_flush(struct client *c)
 {
 	while (c->out_len) {
 		ssize_t n = send(c->fd, c->out, c->out_len, MSG_NOSIGNAL | MSG_DONTWAIT);
 
-		if (n < 0) {
-			c->dead = c->dead || (errno != EAGAIN && errno != EINTR);
+		if (n < 0 && errno != EAGAIN && errno != EINTR)
+			client_die(c);
+		if (n < 0)
 			break;
-		}
 		memmove(c->out, c->out + n, c->out_len - (size_t)n);
 		c->out_len -= (size_t)n;
 	}
@@ -68,16 +79,16 @@ static void client_flush(struct client *c)
 
 static bool make_room(struct client *c, size_t more)
 {
-	size_t want = c->out_len + more;
+	size_t want = c->out_len + more, room = sp_max(want, 2 * c->out_room);
 	char *grown;
 
-	if (want <= c->out_room)
-		return true;
-	grown = want <= BACKLOG_MAX ? sp_realloc(c->out, want) : NULL;
+	if (want <= c->out_room || want > BACKLOG_MAX)
+		return want <= BACKLOG_MAX;
+	grown = sp_realloc(c->out, room);
 	if (!grown)
 		return false;
 	c->out = grown;
-	c->out_room = want;
+	c->out_room = room;
 	return true;
 }
 
@@ -86,14 +97,16 @@ static void client_say(struct client *c, json_object *o)
 {
 	const char *text = o ? json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN) : NULL;
 	size_t len = text ? strlen(text) : 0;
+	bool waits = c->out_len;	/* for EPOLLOUT: there is no room for more */
 
 	if (!text || !make_room(c, len + 2)) {
-		c->dead = true;
+		client_die(c);
 	} else {
 		memcpy(c->out + c->out_len, text, len);
 		memcpy(c->out + c->out_len + len, "\r\n", 2);
 		c->out_len += len + 2;
-		client_flush(c);
+		if (!waits)
+			client_flush(c);
 	}
 	json_object_put(o);
 }
@@ -158,16 +171,22 @@ static void on_event(void *ctx, const char *name, void *data)
 
 /* ---- in ----------------------------------------------------------------------------------------------- */
 
+static void add_name(json_object *list, const char *name)
+{
+	json_object *one = json_object_new_object();
+
+	add_string(one, "name", name);
+	json_object_array_add(list, one);
+}
+
 static json_object *command_names(void)
 {
 	json_object *list = json_object_new_array();
 
-	for (const struct control_command *k = control_commands; k->name; k++) {
-		json_object *one = json_object_new_object();
-
-		add_string(one, "name", k->name);
-		json_object_array_add(list, one);
-	}
+	add_name(list, "qmp_capabilities");
+	add_name(list, "query-commands");
+	for (const struct control_command *k = control_commands; k->name; k++)
+		add_name(list, k->name);
 	return list;
 }
 
@@ -177,6 +196,10 @@ static void run_command(struct client *c, const char *name, json_object *argumen
 	struct sp_err err = { 0 };
 	int r;
 
+	if (!c->control->machine) {
+		client_refuse(c, id, "GenericError", "the machine is off");
+		return;
+	}
 	for (const struct control_command *k = control_commands; k->name; k++) {
 		if (strcmp(k->name, name))
 			continue;
@@ -212,35 +235,49 @@ static void client_execute(struct client *c, json_object *request)
 	}
 }
 
+static bool is_blank(const char *text, size_t len)
+{
+	while (len && strchr(" \t\r", *text) && *text)
+		text++, len--;
+	return len == 0;
+}
+
 static void client_line(struct client *c, const char *line, size_t len)
 {
 	json_tokener *t = json_tokener_new_ex(NESTING_MAX);
-	json_object *request = t ? json_tokener_parse_ex(t, line, (int)len) : NULL;
+	json_object *request = NULL;
+	size_t used = 0;
 
-	if (request && json_object_is_type(request, json_type_object))
+	if (t) {
+		json_tokener_set_flags(t, JSON_TOKENER_VALIDATE_UTF8);
+		request = json_tokener_parse_ex(t, line, (int)len);
+		used = json_tokener_get_parse_end(t);
+		json_tokener_free(t);
+	}
+	if (request && json_object_is_type(request, json_type_object) && is_blank(line + used, len - used))
 		client_execute(c, request);
 	else
 		client_refuse(c, NULL, "GenericError", "JSON parse error: expected one object per line");
 	json_object_put(request);
-	if (t)
-		json_tokener_free(t);
 }
 
 static void client_lines(struct client *c)
 {
+	size_t at = 0;
 	char *end;
-	size_t used;
 
-	while (!c->dead && (end = memchr(c->line, '\n', c->line_len))) {
-		used = (size_t)(end - c->line) + 1;
-		if (strspn(c->line, " \t\r\n") < used)
-			client_line(c, c->line, used);
-		memmove(c->line, c->line + used, c->line_len - used);
-		c->line_len -= used;
+	while (!c->dead && (end = memchr(c->line + at, '\n', c->line_len - at))) {
+		size_t len = (size_t)(end - c->line) - at;
+
+		if (!is_blank(c->line + at, len))
+			client_line(c, c->line + at, len);
+		at += len + 1;
 	}
+	memmove(c->line, c->line + at, c->line_len - at);
+	c->line_len -= at;
 	if (c->line_len == sizeof(c->line)) {
 		client_refuse(c, NULL, "GenericError", "line longer than 64 KiB");
-		c->dead = true;
+		client_die(c);
 	}
 }
 
@@ -258,7 +295,7 @@ static void client_free(struct client *c)
 	sp_free(c);
 }
 
-/* An event may have found a client dead that nobody is talking to just now. */
+/* With the client at hand those that an event has found dead. */
 static void sweep(struct vmm_control *control)
 {
 	struct client *c = control->client;
@@ -294,12 +331,13 @@ static void on_client(void *ctx, uint32_t events)
 
 /* ---- sockets ------------------------------------------------------------------------------------------ */
 
-static bool may_talk(int fd)
+static bool may_talk(const struct vmm_control *control, int fd)
 {
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
 
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && (peer.uid == 0 || peer.uid == geteuid());
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && 
+	       (peer.uid == 0 || peer.uid == control->owner);
 }
 
 static void on_listener(void *ctx, uint32_t events)
@@ -311,7 +349,7 @@ static void on_listener(void *ctx, uint32_t events)
 
 	if (fd < 0)
 		return;
-	c = may_talk(fd) && control->clients < CLIENTS_MAX ? sp_zalloc(sizeof(*c)) : NULL;
+	c = may_talk(control, fd) && control->clients < CLIENTS_MAX ? sp_zalloc(sizeof(*c)) : NULL;
 	if (!c || vmm_loop_add(control->loop, fd, EPOLLIN, on_client, c, &c->watch) < 0) {
 		sp_free(c);
 		close(fd);
@@ -336,6 +374,28 @@ static int address_of(const char *path, struct sockaddr_un *ret, struct sp_err *
 	return 0;
 }
 
+/* Between bind() and listen() a socket looks like a leftover: whoever makes one in this folder waits for its turn. */
+static int lock_folder(const char *path, struct sp_err *err)
+{
+	SP_AUTO_FREE char *folder = sp_strdup(path);
+	char *slash = folder ? strrchr(folder, '/') : NULL;
+	int fd;
+
+	if (!folder)
+		return sp_err_set(err, -ENOMEM, "out of memory");
+	if (slash)
+		slash[slash == folder] = '\0';
+	fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || flock(fd, LOCK_EX) < 0) {
+		int r = -errno;
+
+		if (fd >= 0)
+			close(fd);
+		return sp_err_set(err, r, "%s: %s", path, strerror(-r));
+	}
+	return fd;
+}
+
 /* Who listens on it is alive; a file that nobody listens on is a leftover. */
 static int remove_stale(const struct sockaddr_un *a, struct sp_err *err)
 {
@@ -357,28 +417,40 @@ static int remove_stale(const struct sockaddr_un *a, struct sp_err *err)
 	return 0;
 }
 
-int vmm_control_listen(const char *path, int *ret_fd, struct sp_err *err)
+static int listen_at(const struct sockaddr_un *a, int *ret_fd, struct sp_err *err)
 {
-	struct sockaddr_un a;
 	mode_t mask;
-	int fd, r = address_of(path, &a, err);
+	int fd, r = remove_stale(a, err);
 
-	if (r == 0)
-		r = remove_stale(&a, err);
 	if (r < 0)
 		return r;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return sp_err_set(err, -errno, "socket: %s", strerror(errno));
 	mask = umask(0177);
-	r = bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(fd, 8) < 0 ? -errno : 0;
+	r = bind(fd, (const struct sockaddr *)a, sizeof(*a)) < 0 || listen(fd, 8) < 0 ? -errno : 0;
 	umask(mask);
 	if (r < 0) {
 		close(fd);
-		return sp_err_set(err, r, "%s: %s", path, strerror(-r));
+		return sp_err_set(err, r, "%s: %s", a->sun_path, strerror(-r));
 	}
 	*ret_fd = fd;
 	return 0;
+}
+
+int vmm_control_listen(const char *path, int *ret_fd, struct sp_err *err)
+{
+	struct sockaddr_un a;
+	int lock, r = address_of(path, &a, err);
+
+	if (r < 0)
+		return r;
+	lock = lock_folder(path, err);
+	if (lock < 0)
+		return lock;
+	r = listen_at(&a, ret_fd, err);
+	close(lock);
+	return r;
 }
 
 int vmm_control_add(struct vmm_control *c, int fd, const char *path)
@@ -407,15 +479,22 @@ int vmm_control_new(struct vmm_machine *m, struct vmm_loop *loop, struct vmm_con
 	}
 	c->machine = m;
 	c->loop = loop;
+	c->owner = geteuid();
 	*ret_control = c;
 	return 0;
+}
+
+void vmm_control_machine_gone(struct vmm_control *c)
+{
+	if (c && c->machine)
+		vmm_machine_off_event(sp_take(c->machine), on_event, c);
 }
 
 void vmm_control_free(struct vmm_control *c)
 {
 	if (!c)
 		return;
-	vmm_machine_off_event(c->machine, on_event, c);
+	vmm_control_machine_gone(c);
 	while (c->client)
 		client_free(c->client);
 	for (unsigned i = 0; i < c->listeners; i++) {

@@ -14,6 +14,9 @@ struct vmm_control;
 
 int vmm_control_new(struct vmm_machine *m, struct vmm_loop *loop, struct vmm_control **ret_control, struct sp_err *err);
 void vmm_control_free(struct vmm_control *c);		/* sends what can be sent at once; removes its sockets */
+/* Before the machine is freed. Connections stay open until the control is freed: who waits for the end of one knows
+ * then that the machine's disks are closed. NULL is fine. */
+void vmm_control_machine_gone(struct vmm_control *c);
 /* Takes over @fd, listening; @path is removed at the end. */
 int vmm_control_add(struct vmm_control *c, int fd, const char *path);
 /* A stream socket, 0600; replaces one that nobody listens on. -EADDRINUSE: another machine does. */

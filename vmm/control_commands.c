@@ -158,7 +158,7 @@ static int quit(struct vmm_machine *m, json_object *arguments, json_object **ret
 
 /* ---- devices ------------------------------------------------------------------------------------------ */
 
-/* {"driver": "disk" | "dvd", "spec": as of --disk} */
+/* {"driver": "disk" | "dvd", "spec": as of --disk, "folder": that relative names count from} */
 static int device_add(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err)
 {
 	const char *driver = text_of(arguments, "driver"), *spec;
@@ -169,7 +169,7 @@ static int device_add(struct vmm_machine *m, json_object *arguments, json_object
 		return r;
 	if (driver && strcmp(driver, "disk") && strcmp(driver, "dvd"))
 		return sp_err_set(err, -EINVAL, "driver \"%s\": disk and dvd are possible", driver);
-	r = vmm_machine_attach(m, spec, driver && strcmp(driver, "dvd") == 0, at, err);
+	r = vmm_machine_attach(m, spec, driver && strcmp(driver, "dvd") == 0, text_of(arguments, "folder"), at, err);
 	if (r < 0)
 		return r;
 	*ret = json_object_new_object();
@@ -230,7 +230,8 @@ static int change_medium(struct vmm_machine *m, json_object *arguments, json_obj
 
 	if (r == 0)
 		r = need_text(arguments, "filename", &file, err);
-	return r < 0 ? r : vmm_machine_medium(m, device, file, flag_of(arguments, "force"), err);
+	return r < 0 ? r : vmm_machine_medium(m, device, file, text_of(arguments, "folder"), flag_of(arguments, "force"),
+					  err);
 }
 
 static int eject(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err)
@@ -238,7 +239,7 @@ static int eject(struct vmm_machine *m, json_object *arguments, json_object **re
 	const char *device;
 	int r = need_text(arguments, "device", &device, err);
 
-	return r < 0 ? r : vmm_machine_medium(m, device, NULL, flag_of(arguments, "force"), err);
+	return r < 0 ? r : vmm_machine_medium(m, device, NULL, NULL, flag_of(arguments, "force"), err);
 }
 
 const struct control_command control_commands[] = {

@@ -55,9 +55,10 @@ static bool cpu_has(const char *flag)
 	FILE *f = fopen("/proc/cpuinfo", "re");
 
 	while (f && !found && fgets(line, sizeof(line), f)) {
-		char *at = strncmp(line, "flags", 5) == 0 ? strstr(line, flag) : NULL;
+		char *at = strncmp(line, "flags", 5) == 0 ? line : NULL;
 
-		found = at && at[-1] == ' ' && strchr(" \n", at[strlen(flag)]);
+		while (!found && at && (at = strstr(at + 1, flag)))
+			found = at[-1] == ' ' && strchr(" \n", at[strlen(flag)]);
 	}
 	if (f)
 		fclose(f);
@@ -86,8 +87,9 @@ static void check_runtime(void)
 {
 	struct sp_err err = { 0 };
 	char path[80];
+	bool good = vm_runtime_dir(path, &err) == 0;
 
-	say(vm_runtime_dir(path, &err) == 0, NEEDED, "folder for control sockets", sp_err_text(&err));
+	say(good, NEEDED, "folder for control sockets", sp_err_text(&err));
 }
 
 static const char *kvm_remedy(int error)

@@ -46,14 +46,18 @@ int vmm_machine_powerdown(struct vmm_machine *m, bool reboot, struct sp_err *err
 int vmm_machine_reset(struct vmm_machine *m, struct sp_err *err);	/* hard */
 void vmm_machine_quit(struct vmm_machine *m);				/* hard power off */
 
-/* @spec as of --disk or --dvd; @ret_at: "scsi0:3". */
-int vmm_machine_attach(struct vmm_machine *m, const char *spec, bool dvd, char ret_at[16], struct sp_err *err);
+/* @spec as of --disk or --dvd; @folder: where relative names begin (NULL: where the machine was started);
+ * @ret_at: "scsi0:3". */
+int vmm_machine_attach(struct vmm_machine *m, const char *spec, bool dvd, const char *folder, char ret_at[16],
+		       struct sp_err *err);
 int vmm_machine_detach(struct vmm_machine *m, const char *at, struct sp_err *err);	/* -ENOENT */
 int vmm_machine_resize(struct vmm_machine *m, const char *at, uint64_t bytes, struct sp_err *err);
 int vmm_machine_set_read_only(struct vmm_machine *m, const char *at, bool read_only, struct sp_err *err);
 int vmm_machine_set_limits(struct vmm_machine *m, const char *at, const struct vmm_disk_config *limits,
 			   struct sp_err *err);
-int vmm_machine_medium(struct vmm_machine *m, const char *at, const char *path, bool force, struct sp_err *err);
+/* @path NULL: the drive is empty then. What cannot be opened leaves the old medium in. */
+int vmm_machine_medium(struct vmm_machine *m, const char *at, const char *path, const char *folder, bool force,
+		       struct sp_err *err);
 
 /* json-c objects, the caller's: state, vmbus, services (heartbeat, KVP), memory; disks; statistics. */
 void *vmm_machine_status(struct vmm_machine *m);

@@ -318,14 +318,37 @@ static struct storvsp *vsp_of(struct vmm_machine *m, const struct machine_disk *
 	return m->controller[d->controller].vsp;
 }
 
-int vmm_machine_attach(struct vmm_machine *m, const char *spec, bool dvd, char ret_at[16], struct sp_err *err)
+/* A name as its user meant it; the caller's. NULL: no memory. */
+static char *in_folder(const char *path, const char *folder)
+{
+	return *path == '/' || !folder ? sp_strdup(path) : sp_asprintf("%s/%s", folder, path);
+}
+
+static int put_in_folder(char **path, const char *folder)
+{
+	char *full = *path ? in_folder(*path, folder) : NULL;
+
+	if (*path && !full)
+		return -ENOMEM;
+	sp_free(*path);
+	*path = full;
+	return 0;
+}
+
+int vmm_machine_attach(struct vmm_machine *m, const char *spec, bool dvd, const char *folder, char ret_at[16],
+		       struct sp_err *err)
 {
 	struct vmm_disk_config c;
 	struct machine_disk *d;
 	int r = vmm_disk_config_parse(&c, spec, dvd, err);
 
-	if (r == 0)
-		r = disk_add(m, &c, &d, err);
+	if (r < 0)
+		return r;
+	if (put_in_folder(&c.path, folder) < 0 || put_in_folder(&c.image_root, folder) < 0) {
+		vmm_disk_config_fini(&c);
+		return sp_err_set(err, -ENOMEM, "out of memory");
+	}
+	r = disk_add(m, &c, &d, err);
 	if (r < 0)
 		return r;
 	snprintf(ret_at, 16, "scsi%u:%u", d->controller, d->at.lun);
@@ -402,53 +425,99 @@ int vmm_machine_set_limits(struct vmm_machine *m, const char *at, const struct v
 		.min_iops = c->min_iops,
 	};
 
+	int r;
+
 	if (!d)
 		return -ENOENT;
+	r = storvsp_set_limits(vsp_of(m, d), d->at, &limits);
+	if (r < 0)
+		return sp_err_set(err, r, "%s: limits: %s", at, strerror(-r));
 	d->config.iops = c->iops;
 	d->config.bps = c->bps;
 	d->config.burst_iops = c->burst_iops;
 	d->config.burst_bps = c->burst_bps;
 	d->config.min_iops = c->min_iops;
-	return storvsp_set_limits(vsp_of(m, d), d->at, &limits);
+	return 0;
 }
 
 /* ---- media -------------------------------------------------------------------------------------------- */
 
-static int insert(struct vmm_machine *m, struct machine_disk *d, const char *path, struct sp_err *err)
+/* The medium and all that belongs to it goes; the drive stays. */
+static void forget_medium(struct machine_disk *d)
 {
-	struct scsi_backend *backend;
-	int r;
+	struct sp_err err = { 0 };
 
-	sp_free(d->config.path);
-	d->config.path = sp_strdup(path);
-	if (!d->config.path)
-		return sp_err_set(err, -ENOMEM, "out of memory");
-	r = open_disk(m, d, err);
-	if (r < 0)
-		return r;
-	r = scsi_backend_disk(d->disk, &backend);
-	if (r == 0)
-		r = scsi_lu_insert(storvsp_lu(vsp_of(m, d), d->at), backend);
-	return r < 0 ? sp_err_set(err, r, "cannot insert %s: %s", path, strerror(-r)) : 0;
+	if (d->disk && vhd_disk_close(sp_take(d->disk), &err) < 0)
+		fprintf(stderr, "spindle-vm: %s: %s\n", d->config.path, sp_err_text(&err));
+	store_folder_close(sp_take(d->folder));
+	sp_free(sp_take(d->name));
+	sp_free(sp_take(d->config.path));
 }
 
-int vmm_machine_medium(struct vmm_machine *m, const char *at, const char *path, bool force, struct sp_err *err)
+static int take_out(struct machine_disk *d, struct scsi_lu *lu, bool force, struct sp_err *err)
 {
-	struct machine_disk *d = find(m, at, err);
+	int r = d->stuck ? -ETIMEDOUT : scsi_lu_eject(lu, force);
+
+	if (r == 0 || r == -ENOMEDIUM)
+		return 0;
+	if (r == -EBUSY)
+		return sp_err_set(err, r, "the guest has locked the tray; eject it there, or use force");
+	d->stuck = r == -ETIMEDOUT;
+	return sp_err_set(err, r, "cannot eject: %s", d->stuck ? "requests to the medium do not end" : strerror(-r));
+}
+
+/* Opened before the old one leaves. */
+static int open_medium(struct vmm_machine *m, const struct machine_disk *d, const char *path, struct machine_disk *next,
+		       struct scsi_backend **ret_backend, struct sp_err *err)
+{
 	int r;
+
+	*next = (struct machine_disk){ .config = d->config };
+	next->config.path = sp_strdup(path);
+	if (!next->config.path)
+		return sp_err_set(err, -ENOMEM, "out of memory");
+	r = open_chain(m, next, path, 0, err);
+	if (r == 0)
+		r = scsi_backend_disk(next->disk, ret_backend);
+	if (r < 0) {
+		forget_medium(next);
+		return sp_err_prefix(err, r, "%s", path);
+	}
+	return 0;
+}
+
+int vmm_machine_medium(struct vmm_machine *m, const char *at, const char *path, const char *folder, bool force,
+		       struct sp_err *err)
+{
+	struct machine_disk *d = find(m, at, err), next = { 0 };
+	SP_AUTO_FREE char *full = NULL;
+	struct scsi_backend *backend = NULL;
+	int r = 0;
 
 	if (!d)
 		return -ENOENT;
 	if (!d->config.dvd)
 		return sp_err_set(err, -EINVAL, "%s is no DVD drive", at);
-	r = scsi_lu_eject(storvsp_lu(vsp_of(m, d), d->at), force);
-	if (r == -EBUSY)
-		return sp_err_set(err, r, "the guest has locked the tray; eject it there, or use force");
+	if (path) {
+		full = in_folder(path, folder);
+		r = full ? open_medium(m, d, full, &next, &backend, err) : sp_err_set(err, -ENOMEM, "out of memory");
+	}
 	if (r < 0)
-		return sp_err_set(err, r, "cannot eject: %s", strerror(-r));
-	if (d->disk)
-		vhd_disk_close(sp_take(d->disk), NULL);
-	store_folder_close(sp_take(d->folder));
-	sp_free(sp_take(d->name));
-	return path ? insert(m, d, path, err) : 0;
+		return r;
+	r = take_out(d, storvsp_lu(vsp_of(m, d), d->at), force, err);
+	if (r < 0) {
+		if (backend)
+			backend->ops->free(backend);
+		forget_medium(&next);
+		return r;
+	}
+	forget_medium(d);
+	if (!path)
+		return 0;
+	d->disk = next.disk;
+	d->folder = next.folder;
+	d->name = next.name;
+	d->config.path = next.config.path;
+	r = scsi_lu_insert(storvsp_lu(vsp_of(m, d), d->at), backend);
+	return r < 0 ? sp_err_set(err, r, "cannot insert %s: %s", path, strerror(-r)) : 0;
 }

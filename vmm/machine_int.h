@@ -39,6 +39,7 @@ struct machine_disk {
 	char *name;			/* of the image in it */
 	struct sp_guid identity;
 	char *scratch;			/* throw-away child, deleted at the end */
+	bool stuck;			/* a medium that is out, but whose requests have not ended */
 	struct storvsp_address at;
 	unsigned controller;
 	struct machine_disk *next;

@@ -114,6 +114,14 @@ static bool is_stale(const struct sockaddr_un *address)
 	return refused;
 }
 
+static char *realpath_of(const char *path)
+{
+	char *real = realpath(path, NULL), *ours = sp_strdup(real ? real : path);
+
+	free(real);
+	return ours;
+}
+
 static int open_unix(const char *path, struct serial_ends *e, struct sp_err *err)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -132,9 +140,11 @@ static int open_unix(const char *path, struct serial_ends *e, struct sp_err *err
 	r = listen_on(e->listener, (const struct sockaddr *)&address, sizeof(address), err);
 	if (r < 0)
 		return r;
-	e->unlink = sp_strdup(path);
-	snprintf(e->name, sizeof(e->name), "unix:%s", path);
-	return e->unlink ? 0 : -ENOMEM;
+	e->unlink = realpath_of(path);
+	if (!e->unlink)
+		return -ENOMEM;
+	snprintf(e->name, sizeof(e->name), "unix:%s", e->unlink);	/* for who stands in another folder */
+	return 0;
 }
 
 static int parse_port(const char *text, uint16_t *ret_port)

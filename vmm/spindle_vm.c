@@ -20,6 +20,9 @@ static const struct verb {
 	{ "stats", "disk statistics (--watch=SECONDS)", vm_stats },
 	{ "attach", "add a disk or DVD to a running machine", vm_attach },
 	{ "detach", "remove one", vm_detach },
+	{ "insert", "put another medium into a DVD drive", vm_insert },
+	{ "eject", "take it out", vm_eject },
+	{ "read-only", "protect a disk from writes, or no longer", vm_read_only },
 	{ "resize", "make a disk larger", vm_resize },
 	{ "limit", "change a disk's limits", vm_limit },
 	{ "doctor", "what this host has, and what is missing", vm_doctor },
@@ -48,7 +51,7 @@ static void help(FILE *to)
 {
 	fputs("usage: spindle-vm VERB [ARGUMENT...]\n\n", to);
 	for (unsigned i = 0; i < VERBS; i++)
-		fprintf(to, "  %-8s  %s\n", verbs[i].name, verbs[i].what);
+		fprintf(to, "  %-9s  %s\n", verbs[i].name, verbs[i].what);
 	fputs("\nOne's own machine in one command:\n"
 	      "  spindle-vm run --disk web.vhdx --kernel disk0:/vmlinuz --initrd disk0:/initrd.img \\\n"
 	      "             --append 'root=/dev/sda1 console=ttyS0'\n"

@@ -23,6 +23,9 @@ int vm_resume(int argc, char **argv);
 int vm_reset(int argc, char **argv);
 int vm_console(int argc, char **argv);
 int vm_stats(int argc, char **argv);
+int vm_insert(int argc, char **argv);
+int vm_eject(int argc, char **argv);
+int vm_read_only(int argc, char **argv);
 int vm_attach(int argc, char **argv);
 int vm_detach(int argc, char **argv);
 int vm_resize(int argc, char **argv);
@@ -48,7 +51,8 @@ void vm_client_close(struct vm_client *c);
 /* Executes and waits for the answer, which is the caller's. @arguments is taken over. */
 int vm_client_call(struct vm_client *c, const char *command, json_object *arguments, json_object **ret,
 		   struct sp_err *err);
-/* Waits for an event of that name: 0, -ETIMEDOUT, -EPIPE (the machine has gone). */
-int vm_client_wait(struct vm_client *c, const char *event, int timeout_ms);
+/* Waits for one of two events: 0 the first, 1 the second (NULL: there is none), -ETIMEDOUT, -EPIPE (the machine has
+ * gone, and has closed its disks). @wanted NULL: for the machine to go. */
+int vm_client_wait(struct vm_client *c, const char *wanted, const char *other, int timeout_ms);
 
 #endif

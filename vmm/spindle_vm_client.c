@@ -53,19 +53,15 @@ static int next_line(struct vm_client *c, uint64_t deadline_ns, json_object **re
 	return *ret ? 0 : -EBADMSG;
 }
 
-static int next_of(struct vm_client *c, const char *key, const char *value, int timeout_ms, json_object **ret)
+/* The next line with @key, or an error; events meanwhile are nobody's. */
+static int next_of(struct vm_client *c, const char *key, json_object **ret)
 {
-	uint64_t deadline = sp_env_monotonic_ns() + (uint64_t)timeout_ms * 1000000;
-	json_object *o, *found;
+	uint64_t deadline = sp_env_monotonic_ns() + ANSWER_MS * 1000000ull;
+	json_object *o;
 	int r;
 
 	while ((r = next_line(c, deadline, &o)) == 0) {
-		if (json_object_object_get_ex(o, key, &found) &&
-		    (!value || strcmp(json_object_get_string(found), value) == 0)) {
-			*ret = o;
-			return 0;
-		}
-		if (!value && json_object_object_get_ex(o, "error", NULL)) {
+		if (json_object_object_get_ex(o, key, NULL) || json_object_object_get_ex(o, "error", NULL)) {
 			*ret = o;
 			return 0;
 		}
@@ -114,7 +110,7 @@ int vm_client_call(struct vm_client *c, const char *command, json_object *argume
 	r = send_line(c, json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
 	json_object_put(o);
 	if (r == 0)
-		r = next_of(c, "return", NULL, ANSWER_MS, &answer);
+		r = next_of(c, "return", &answer);
 	if (r < 0)
 		return sp_err_set(err, r, "%s: %s", command, r == -EPIPE ? "the machine has gone" : strerror(-r));
 	r = error_of(answer, err);
@@ -124,13 +120,25 @@ int vm_client_call(struct vm_client *c, const char *command, json_object *argume
 	return r;
 }
 
-int vm_client_wait(struct vm_client *c, const char *event, int timeout_ms)
+static bool is_named(json_object *event, const char *name)
 {
-	json_object *o;
-	int r = next_of(c, "event", event, timeout_ms, &o);
+	return name && strcmp(json_object_get_string(event), name) == 0;
+}
 
-	if (r == 0)
+int vm_client_wait(struct vm_client *c, const char *wanted, const char *other, int timeout_ms)
+{
+	uint64_t deadline = sp_env_monotonic_ns() + (uint64_t)timeout_ms * 1000000;
+	json_object *o, *event;
+	int r;
+
+	while ((r = next_line(c, deadline, &o)) == 0) {
+		bool is_event = json_object_object_get_ex(o, "event", &event);
+		int found = is_event && is_named(event, wanted) ? 0 : is_event && is_named(event, other) ? 1 : -1;
+
 		json_object_put(o);
+		if (found >= 0)
+			return found;
+	}
 	return r;
 }
 
@@ -171,7 +179,7 @@ int vm_client_open(const char *name, struct vm_client **ret_client, struct sp_er
 		return sp_err_set(err, -ENOMEM, "out of memory");
 	}
 	c->fd = fd;
-	r = next_of(c, "QMP", NULL, ANSWER_MS, &greeting);
+	r = next_of(c, "QMP", &greeting);
 	if (r == 0) {
 		json_object_put(greeting);
 		r = vm_client_call(c, "qmp_capabilities", NULL, NULL, err);

@@ -75,7 +75,7 @@ static void converse(int fd)
 		if (p[0].revents && !copy(fd, STDOUT_FILENO, NULL))
 			break;
 		if (p[1].revents && !copy(STDIN_FILENO, fd, &leave))
-			break;
+			p[1].fd = -1;	/* no more input; the guest may have more to say */
 	}
 }
 
@@ -102,7 +102,7 @@ int vm_console(int argc, char **argv)
 	json_object *o = NULL, *where;
 	int fd, r;
 
-	if (argc != 2)
+	if (argc != 2 || argv[1][0] == '-')
 		return vm_usage("console", "NAME");
 	r = vm_client_open(argv[1], &c, &err);
 	if (r == 0) {

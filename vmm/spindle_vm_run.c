@@ -242,6 +242,8 @@ static int enter_jail(struct process *p, struct sp_err *err)
 	vmm_broker_remove_at_end(p->broker, p->socket_path);
 	if (p->config.qmp)
 		vmm_broker_remove_at_end(p->broker, p->config.qmp);
+	if (strncmp(p->config.serial, "unix:", 5) == 0)
+		vmm_broker_remove_at_end(p->broker, p->config.serial + 5);
 	r = p->config.attach_from ? vmm_broker_allow(p->broker, p->config.attach_from, err) : 0;
 	if (r == 0)
 		r = vmm_broker_seal(p->broker, err);
@@ -252,12 +254,14 @@ static int enter_jail(struct process *p, struct sp_err *err)
 	return r;
 }
 
+/* Connections last: who waits for the end of one finds disks closed, and names free. */
 static void tear_down(struct process *p)
 {
-	vmm_control_free(p->control);
+	vmm_control_machine_gone(p->control);
 	vmm_machine_free(p->machine);
-	vmm_loop_free(p->loop);
 	vmm_broker_stop(p->broker);
+	vmm_control_free(p->control);
+	vmm_loop_free(p->loop);
 	if (p->signal_fd >= 0)
 		close(p->signal_fd);
 	if (p->socket_fd >= 0) {

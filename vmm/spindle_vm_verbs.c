@@ -16,12 +16,13 @@
 /* ---- options that several verbs have ------------------------------------------------------------------ */
 
 struct common {
-	bool json, force, reboot, read_only, dvd;
+	bool json, force, reboot;
 	unsigned watch_s, timeout_ms;
-	const char *iops, *bps;
+	const char *iops, *bps, *disk, *dvd;
 };
 
-enum { OPT_OUTPUT = 256, OPT_FORCE, OPT_REBOOT, OPT_WATCH, OPT_TIMEOUT, OPT_DVD, OPT_IOPS, OPT_BPS };
+enum { OPT_OUTPUT = 256, OPT_FORCE, OPT_REBOOT, OPT_WATCH, OPT_TIMEOUT, OPT_DISK, OPT_DVD, OPT_IOPS, OPT_BPS,
+       OPT_HELP };
 
 static const struct option options[] = {
 	{ "output", required_argument, NULL, OPT_OUTPUT },
@@ -29,14 +30,27 @@ static const struct option options[] = {
 	{ "reboot", no_argument, NULL, OPT_REBOOT },
 	{ "watch", optional_argument, NULL, OPT_WATCH },
 	{ "timeout", required_argument, NULL, OPT_TIMEOUT },
-	{ "dvd", no_argument, NULL, OPT_DVD },
+	{ "disk", required_argument, NULL, OPT_DISK },
+	{ "dvd", required_argument, NULL, OPT_DVD },
 	{ "iops", required_argument, NULL, OPT_IOPS },
 	{ "bps", required_argument, NULL, OPT_BPS },
+	{ "help", no_argument, NULL, OPT_HELP },
 	{ 0 },
 };
 
+static int seconds_option(unsigned *at, const char *text)
+{
+	uint64_t n = 0;
+	int r = vmm_config_number(text, 1000000, &n);
+
+	*at = (unsigned)n;
+	return r == 0 && n == 0 ? -EINVAL : r;
+}
+
 static int set_option(struct common *c, int option)
 {
+	int r;
+
 	switch (option) {
 	case OPT_OUTPUT:
 		c->json = strcmp(optarg, "json") == 0;
@@ -47,15 +61,18 @@ static int set_option(struct common *c, int option)
 	case OPT_REBOOT:
 		c->reboot = true;
 		return 0;
+	case OPT_DISK:
+		c->disk = optarg;
+		return 0;
 	case OPT_DVD:
-		c->dvd = true;
+		c->dvd = optarg;
 		return 0;
 	case OPT_WATCH:
-		c->watch_s = optarg ? (unsigned)strtoul(optarg, NULL, 10) : 1;
-		return c->watch_s ? 0 : -EINVAL;
+		return seconds_option(&c->watch_s, optarg ? optarg : "1");
 	case OPT_TIMEOUT:
-		c->timeout_ms = (unsigned)strtoul(optarg, NULL, 10) * 1000;
-		return c->timeout_ms ? 0 : -EINVAL;
+		r = seconds_option(&c->timeout_ms, optarg);
+		c->timeout_ms *= 1000;
+		return r;
 	case OPT_IOPS:
 		c->iops = optarg;
 		return 0;
@@ -73,9 +90,14 @@ static int parse(int argc, char **argv, int words, const char *synopsis, struct 
 	int option;
 
 	*ret = (struct common){ .timeout_ms = STOP_MS_DEFAULT };
-	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (option == OPT_HELP) {
+			printf("usage: spindle-vm %s %s\n", argv[0], synopsis);
+			exit(EXIT_DONE);
+		}
 		if (set_option(ret, option) < 0)
 			return vm_usage(argv[0], synopsis);
+	}
 	return argc - optind == words ? EXIT_DONE : vm_usage(argv[0], synopsis);
 }
 
@@ -232,10 +254,12 @@ static int stop_and_wait(const char *name, const struct common *o)
 	json_object_object_add(arguments, "reboot", json_object_new_boolean(o->reboot));
 	r = vm_client_call(c, o->force ? "quit" : "system_powerdown", arguments, NULL, &err);
 	if (r == 0) {
-		r = vm_client_wait(c, o->reboot ? "RESET" : "SHUTDOWN", (int)o->timeout_ms);
+		r = vm_client_wait(c, o->reboot ? "RESET" : NULL, "POWERDOWN_REFUSED", (int)o->timeout_ms);
 		if (r == -EPIPE && !o->reboot)
-			r = 0;		/* it was faster than its news */
-		if (r < 0)
+			r = 0;
+		else if (r == 1)
+			r = sp_err_set(&err, -EIO, "the guest of %s refuses; --force switches it off", name);
+		else if (r < 0)
 			sp_err_set(&err, r, "%s has not stopped within %u s; --force switches it off", name,
 				   o->timeout_ms / 1000);
 	}
@@ -276,34 +300,97 @@ int vm_reset(int argc, char **argv)
 
 /* ---- disks -------------------------------------------------------------------------------------------- */
 
+/* Relative names count from here; the machine may stand in another folder. */
+static int add_folder(json_object *arguments)
+{
+	char *here = realpath(".", NULL);
+
+	if (!here)
+		return -errno;
+	json_object_object_add(arguments, "folder", json_object_new_string(here));
+	free(here);
+	return 0;
+}
+
+static int ask_from_here(const char *machine, const char *command, json_object *arguments, json_object **ret)
+{
+	int r = add_folder(arguments);
+
+	if (r < 0) {
+		json_object_put(arguments);
+		return vm_fail(EXIT_FAILED, "this folder: %s", strerror(-r));
+	}
+	return ask(machine, command, arguments, ret);
+}
+
 int vm_attach(int argc, char **argv)
 {
+	static const char synopsis[] = "NAME --disk FILE[,KEY=VALUE...] | --dvd FILE|none[,KEY=VALUE...]";
+	struct vmm_disk_config checked;
+	struct sp_err err = { 0 };
 	struct common c;
 	json_object *arguments, *o = NULL;
-	char *path;
-	int status = parse(argc, argv, 2, "[--dvd] NAME FILE[,KEY=VALUE...]", &c);
+	int status = parse(argc, argv, 1, synopsis, &c);
 
 	if (status != EXIT_DONE)
 		return status;
-	/* The machine may stand in another folder. */
-	path = realpath(".", NULL);
-	if (argv[optind + 1][0] != '/' && path) {
-		char *spec = NULL;
-
-		if (asprintf(&spec, "%s/%s", path, argv[optind + 1]) < 0)
-			return vm_fail(EXIT_FAILED, "out of memory");
-		arguments = arguments_with("spec", spec);
-		free(spec);
-	} else {
-		arguments = arguments_with("spec", argv[optind + 1]);
-	}
-	free(path);
-	json_object_object_add(arguments, "driver", json_object_new_string(c.dvd ? "dvd" : "disk"));
-	status = ask(argv[optind], "device_add", arguments, &o);
+	if (!c.disk == !c.dvd)
+		return vm_usage(argv[0], synopsis);
+	if (vmm_disk_config_parse(&checked, c.disk ? c.disk : c.dvd, c.dvd, &err) < 0)
+		return vm_fail(EXIT_USAGE, "%s", sp_err_text(&err));
+	vmm_disk_config_fini(&checked);
+	arguments = arguments_with("spec", c.disk ? c.disk : c.dvd);
+	json_object_object_add(arguments, "driver", json_object_new_string(c.disk ? "disk" : "dvd"));
+	status = ask_from_here(argv[optind], "device_add", arguments, &o);
 	if (status == EXIT_DONE)
 		puts(text_at(o, "device"));
 	json_object_put(o);
 	return status;
+}
+
+int vm_insert(int argc, char **argv)
+{
+	struct common c;
+	json_object *arguments;
+	int status = parse(argc, argv, 3, "[--force] NAME DEVICE FILE", &c);
+
+	if (status != EXIT_DONE)
+		return status;
+	arguments = arguments_with("device", argv[optind + 1]);
+	json_object_object_add(arguments, "filename", json_object_new_string(argv[optind + 2]));
+	json_object_object_add(arguments, "force", json_object_new_boolean(c.force));
+	return ask_from_here(argv[optind], "blockdev-change-medium", arguments, NULL);
+}
+
+int vm_eject(int argc, char **argv)
+{
+	struct common c;
+	json_object *arguments;
+	int status = parse(argc, argv, 2, "[--force] NAME DEVICE", &c);
+
+	if (status != EXIT_DONE)
+		return status;
+	arguments = arguments_with("device", argv[optind + 1]);
+	json_object_object_add(arguments, "force", json_object_new_boolean(c.force));
+	return ask(argv[optind], "eject", arguments, NULL);
+}
+
+int vm_read_only(int argc, char **argv)
+{
+	static const char synopsis[] = "NAME DEVICE on|off";
+	struct common c;
+	json_object *arguments;
+	int status = parse(argc, argv, 3, synopsis, &c);
+	bool on;
+
+	if (status != EXIT_DONE)
+		return status;
+	on = strcmp(argv[optind + 2], "on") == 0;
+	if (!on && strcmp(argv[optind + 2], "off"))
+		return vm_usage(argv[0], synopsis);
+	arguments = arguments_with("device", argv[optind + 1]);
+	json_object_object_add(arguments, "read-only", json_object_new_boolean(on));
+	return ask(argv[optind], "spindle-set-read-only", arguments, NULL);
 }
 
 int vm_detach(int argc, char **argv)
