@@ -204,8 +204,8 @@ static bool run_once(struct machine *m)
 
 	gate_shut(m->slow);
 	__atomic_store_n(&m->over, false, __ATOMIC_RELEASE);
-	pthread_create(&m->operator, NULL, operate, m);
 	bare_host_run(&m->host);
+	pthread_create(&m->operator, NULL, operate, m);	/* now: it shall not see what the last guest printed */
 	reason = bare_host_wait(&m->host, TIMEOUT_MS, &err);
 	__atomic_store_n(&m->over, true, __ATOMIC_RELEASE);
 	pthread_join(m->operator, NULL);
