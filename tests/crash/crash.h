@@ -6,6 +6,7 @@
  *
  *   oracle.c	what a sector may read as
  *   workload.c	what is going on when the power fails
+ *   client.c	the same through the provider, by a client of it
  *   cut.c	every state a cut could leave, opened and judged
  *   crash.c	options and totals
  */
@@ -54,6 +55,9 @@ void crash_zero(struct crash *c, uint64_t sector, uint64_t count);
 void crash_discard(struct crash *c, uint64_t sector, uint64_t count);
 void crash_flush(struct crash *c);
 __attribute__((noreturn, format(printf, 2, 3))) void crash_fail(struct crash *c, const char *fmt, ...);
+
+/* client.c: a workload. */
+void crash_client(struct crash *c);
 
 /* cut.c: judges all cuts of what the log holds. */
 void crash_judge(struct crash *c);

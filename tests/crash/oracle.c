@@ -158,7 +158,9 @@ void oracle_advance(struct oracle *o, uint32_t index)
 		const struct history *h = &o->entry[o->applied];
 
 		if (h->kind == HISTORY_FLUSHED) {
-			for (uint64_t i = 0; i < o->sectors; i++) {
+			uint64_t end = h->count ? h->sector + h->count : o->sectors;
+
+			for (uint64_t i = h->sector; i < end; i++) {
 				if (o->touched[i])
 					drop_before(o, &o->sector[i], h->covers);
 			}

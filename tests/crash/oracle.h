@@ -26,7 +26,7 @@ enum history_kind { HISTORY_WRITE, HISTORY_ZERO, HISTORY_DISCARD, HISTORY_FLUSHE
 /* What the workload did, in order. Marks in the log carry the index. */
 struct history {
 	enum history_kind kind;
-	uint64_t sector, count;
+	uint64_t sector, count;	/* FLUSHED: 0, 0 for the whole disk; else FUA */
 	uint32_t stamp;		/* WRITE: of all its sectors */
 	uint32_t covers;	/* FLUSHED: entries before this index are durable */
 };

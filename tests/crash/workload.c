@@ -449,6 +449,8 @@ const struct workload workloads[] = {
 	{ VHDX("live-leaf"), .setup = filled_base, .run = live_leaf },
 	{ .name = "vhdx-convert", .format = VHD_FORMAT_VHDX, .size = SP_MIB(8), .block = 1u << 20, .leaf = "copy",
 	  .may_be_absent = true, .settled = true, .setup = filled_base, .run = convert },
+	{ VHDX("client"), .qemu = true, .setup = empty_base, .run = crash_client },
+	{ VHDX("client-diff"), .setup = child_of_filled, .run = crash_client },
 	{ VHD("first-write"), .setup = empty_base, .run = first_writes },
 	{ VHD("overwrite"), .setup = filled_base, .run = overwrites },
 	{ VHD("partial-diff"), .setup = child_of_filled, .run = partial_writes },
@@ -461,6 +463,8 @@ const struct workload workloads[] = {
 	{ VHD("snapshot-delete"), .settled = true, .setup = snapshotted, .run = delete_snapshot },
 	{ VHD("merge-away"), .settled = true, .setup = chain_of_three, .run = merge_away },
 	{ VHD("revert"), .settled = true, .setup = unchanged_since_snapshot, .run = revert },
+	{ VHD("client"), .setup = empty_base, .run = crash_client },
+	{ VHD("client-diff"), .setup = child_of_filled, .run = crash_client },
 	{ VHD("rebase"), .settled = true, .setup = chain_of_three, .run = rebase },
 };
 const size_t workload_count = SP_ARRAY_SIZE(workloads);
