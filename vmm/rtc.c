@@ -22,6 +22,8 @@ struct vmm_rtc {
 
 int vmm_rtc_new(struct vmm_rtc **ret_rtc)
 {
+	/* The first gmtime_r() of a process opens the time zone's file, which the jail forbids. */
+	tzset();
 	*ret_rtc = sp_zalloc(sizeof(**ret_rtc));
 	return *ret_rtc ? 0 : -ENOMEM;
 }

@@ -64,7 +64,7 @@ if vm_step trim-before 150; then
 	vm_go
 fi
 if vm_step attach 90; then
-	check "attach" spindle-vm attach $vm --disk hot.vhdx,lun=2
+	check "attach" spindle-vm attach $vm hot.vhdx,lun=2
 	vm_go
 fi
 if vm_step resize 60; then
@@ -76,7 +76,7 @@ if vm_step detach 60; then
 	vm_go
 fi
 if vm_step again 60; then
-	check "attach, the same LUN again" spindle-vm attach $vm --disk hot.vhdx,lun=2
+	check "attach, the same LUN again" spindle-vm attach $vm hot.vhdx,lun=2
 	vm_go
 fi
 if vm_step services 60; then

@@ -93,6 +93,7 @@ vm_end()
 	exec 3>&-
 	tr -d '\r' <console | sed 's/^/L2| /'
 	[ ! -s vm.err ] || sed 's/^/VM| /' vm.err
+	[ $status -lt 128 ] || dmesg | tail -n 5 | sed 's/^/L1| /'
 	check "$vm: exit status of the VMM" same $status "$2"
 	check "$vm: the guest's script came to its end" grep -q "^@done" console
 	vm=
