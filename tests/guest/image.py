@@ -157,12 +157,13 @@ class Tree:
                 self.link('/bin/' + applet, 'busybox')
 
     def insmods(self, kernel, names):
-        """Modules and the script /lib/load, which loads them in order."""
-        lines = []
+        """Modules and the script /lib/load, which loads them in order, with parameters from the kernel command line."""
+        lines = ['args() { tr " " "\\n" </proc/cmdline | sed -n "s/^$1\\.//p"; }\n']
         for path in kernel.load_order(names):
             name = os.path.basename(path)
             self.file('/lib/modules/' + name, path)
-            lines.append('insmod /lib/modules/%s || echo "@lab not ok - insmod %s"\n' % (name, name))
+            lines.append('insmod /lib/modules/%s $(args %s) || echo "@lab not ok - insmod %s"\n' % (
+                name, name[:-3], name))
         self.data('/lib/load', '#!/bin/sh\n' + ''.join(lines), 0o755)
 
     def _content(self, entry):

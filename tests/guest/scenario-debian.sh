@@ -14,7 +14,7 @@ vm=debian
 : >console
 mkfifo input
 exec 3<>input
-spindle-vm run --name $vm --cpus 2 --mem 1024 --kernel disk0:/vmlinuz --initrd disk0:/initrd.img \
+ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" spindle-vm run --name $vm --cpus 2 --mem 1024 --kernel disk0:/vmlinuz --initrd disk0:/initrd.img \
 	--append "console=ttyS0 root=/dev/sda1 ro panic=-1 systemd.show_status=true" \
 	--disk disk.vhdx --serial stdio <&3 >console 2>vm.err &
 vm_pid=$!

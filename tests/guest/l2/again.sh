@@ -4,6 +4,7 @@ test=again
 . /test/lib.sh
 sums() { (cd /mnt && sha256sum -c "$1" >/run/sums 2>&1) || { cat /run/sums; return 1; }; }
 
+check "the protocol asked for" says "Vmbus version:4.1" dmesg
 check "/dev/sda1" soon 30 test -b /dev/sda1
 dmesg -n 1
 check "ext4 is mounted" mount -t ext4 /dev/sda1 /mnt

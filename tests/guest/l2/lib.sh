@@ -51,9 +51,10 @@ says()
 	echo "$out" | grep -q -e "$expression" || { echo "not in the answer of $*: $expression"; echo "$out"; return 1; }
 }
 
-# quiet_kernel - no complaint in the kernel's log
+# quiet_kernel - no complaint in the kernel's log; SYNCHRONIZE CACHE (0x35) to a disk that is gone already is Linux' way
+# of saying goodbye to it
 quiet_kernel()
 {
 	! dmesg | grep -E 'WARNING: CPU|BUG:|Oops|Call Trace|I/O error|hung task|soft lockup|rcu.*stall' &&
-		! dmesg | grep -E 'tag#.*(FAILED|srb)|EXT4-fs error'
+		! dmesg | grep -v 'cmd 0x35 status: scsi 0x0 srb 0x20' | grep -E 'tag#.*(FAILED|srb)|EXT4-fs error'
 }
