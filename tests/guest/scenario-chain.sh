@@ -27,7 +27,11 @@ check "a chain of three layers is made" chain
 
 # ---- the guest runs ----------------------------------------------------------------------------------
 
+# KiB that the file has on the host
 allocated() { echo $(($(stat -c '%b * %B' disk.vhdx) / 1024)); }
+# What is freed goes back to the host when no request can be on its way there any more.
+shrunk() { [ $((before - $(allocated))) -ge 24576 ] || { echo "$before KiB before, $(allocated) KiB after"; return 1; }; }
+
 # In the order in which a guest's kernel finds what we offer.
 console_lines()
 {
@@ -58,10 +62,11 @@ if vm_step trim-before 150; then
 	check "status: running" sh -c "spindle-vm status $vm --output=json | jq -e '.status == \"running\"'"
 	before=$(allocated)
 	vm_go
-	vm_step trim-after 60 && after=$(allocated)
-	say "disk.vhdx: $before KiB before fstrim, $after KiB after"
-	check "fstrim shrinks the host's file by more than 20 MiB" test $((before - after)) -gt 20480
-	vm_go
+	if vm_step trim-after 90; then
+		check "fstrim shrinks the host's file by 24 MiB or more" soon 20 shrunk
+		say "disk.vhdx: $before KiB before fstrim, $(allocated) KiB after"
+		vm_go
+	fi
 fi
 if vm_step attach 90; then
 	check "attach" spindle-vm attach $vm hot.vhdx,lun=2
@@ -90,14 +95,16 @@ vm_end 60 0
 
 # ---- the image afterwards, a snapshot, and a second boot ---------------------------------------------
 
+# Free space inside the file (3) is what fstrim leaves.
+sound() { vhd-tool check "$1" || [ $? -eq 3 ]; }
 for image in disk.vhdx data.vhdx hot.vhdx; do
-	check "after the first boot: vhd-tool check $image" vhd-tool check $image
+	check "after the first boot: vhd-tool check $image" sound $image
 done
 check "snapshot" vhd-tool snapshot create disk.vhdx guest
 
 vm_append="quiet hv_vmbus.max_version=0x40001" vm_start older 1 again --disk disk.vhdx,lun=0
 vm_end 120 0
-check "after the second boot: vhd-tool check" vhd-tool check disk.vhdx
+check "after the second boot: vhd-tool check" sound disk.vhdx
 for of in base middle guest last; do
 	check "vhd-mount: files of $of are as written" with_files disk.vhdx sha256sum -c $of.sums
 done

@@ -53,7 +53,7 @@ sync
 # ---- trim: the scenario measures the file ------------------------------------------------------------
 
 dd if=/dev/urandom of=/run/noise bs=1M count=4 2>/dev/null
-for n in 1 2 3 4 5 6; do cat /run/noise; done >/mnt/big
+for n in 1 2 3 4 5 6 7 8 9; do cat /run/noise; done >/mnt/big
 sync
 step trim-before
 rm /mnt/big /run/noise /mnt/verify*
