@@ -11,16 +11,21 @@
 
 #include "vmm/jail_int.h"
 
-/* Rights of all files, for the kernels that know them: a ruleset that handles them and allows none forbids them. */
+#define RIGHTS_OF_FIRST_ABI 13u		/* then: linking across folders, truncating by name */
+#define ABI_OF_TRUNCATE 3
+
+/* Rights of all files, as far as this kernel knows them: a ruleset that handles them and allows none forbids them. */
 static int landlock(void)
 {
 	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
-	struct landlock_ruleset_attr none = { .handled_access_fs = (1ull << 13) - 1 };
+	long more = abi < ABI_OF_TRUNCATE ? abi - 1 : ABI_OF_TRUNCATE - 1;
+	struct landlock_ruleset_attr none = { 0 };
 	long fd;
 	int r;
 
 	if (abi < 0)
 		return -errno;
+	none.handled_access_fs = (1ull << (RIGHTS_OF_FIRST_ABI + (unsigned)more)) - 1;
 	fd = syscall(SYS_landlock_create_ruleset, &none, sizeof(none), 0);
 	if (fd < 0)
 		return -errno;
