@@ -21,9 +21,10 @@ ARROWS = {
     'storvsp': ['base', 'vhd', 'vhd/store.h', 'vmbus'],
     'storvsc': ['base', 'vmbus', 'storvsp/vstor_wire.h'],
     'vss': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/store.h'],
+    'backup': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/ops_int.h', 'vhd/op_workers.h', 'vhd/store.h'],
     'fuse': ['base', 'vhd', 'vss'],
     'vmm': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/store.h', 'vss', 'storvsp', 'vmbus'],
-    'tools': ['base', 'vhd', 'vss', 'storvsp', 'storvsc', 'vmbus'],
+    'tools': ['backup', 'base', 'vhd', 'vss', 'storvsp', 'storvsc', 'vmbus'],
 }
 # What a room shows to others; a room that is not here shows all but *_int.h.
 PUBLIC = {

@@ -35,6 +35,12 @@ const char *tool_command(void)
 	return command;
 }
 
+/* "vhd-tool" of "vhd-tool convert". */
+static int program_len(void)
+{
+	return (int)strcspn(command, " ");
+}
+
 void tool_offer_option(const char *name)
 {
 	for (size_t i = 0; name && i < REMEDIES; i++)
@@ -71,15 +77,15 @@ void tool_fail(const char *file, const struct sp_err *err)
 	const char *remedy = remedy_for(file, err->code);
 
 	fflush(stdout);
-	fprintf(stderr, "vhd-tool: %s: %s\n", file, sp_err_text(err));
+	fprintf(stderr, "%.*s: %s: %s\n", program_len(), command, file, sp_err_text(err));
 	if (remedy)
-		fprintf(stderr, "vhd-tool: %s\n", remedy);
+		fprintf(stderr, "%.*s: %s\n", program_len(), command, remedy);
 }
 
 void tool_warn(const char *file, const char *text)
 {
 	fflush(stdout);
-	fprintf(stderr, "vhd-tool: %s: warning: %s\n", file, text);
+	fprintf(stderr, "%.*s: %s: warning: %s\n", program_len(), command, file, text);
 }
 
 void tool_json_print(json_object *object)
