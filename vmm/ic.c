@@ -384,6 +384,16 @@ const struct vmbus_offer *vmm_ic_offer(const struct vmm_ic *ic)
 	return &ic->offer;
 }
 
+bool vmm_ic_refused(struct vmm_ic *ic)
+{
+	bool refused;
+
+	pthread_mutex_lock(&ic->lock);
+	refused = ic->state == IC_REFUSED;
+	pthread_mutex_unlock(&ic->lock);
+	return refused;
+}
+
 void *vmm_ic_describe(struct vmm_ic *ic)
 {
 	static const char *const state[] = { "no driver", "negotiating", "ok", "refused", "broken" };

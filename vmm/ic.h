@@ -40,5 +40,7 @@ void vmm_ic_sync_time(struct vmm_ic *ic);
  */
 int vmm_ic_vss(struct vmm_ic *ic, uint8_t operation, unsigned timeout_ms,
 	       void (*answered)(void *ctx, int res, uint32_t status), void *ctx);
+/* The guest has a driver for it that speaks none of our versions. */
+bool vmm_ic_refused(struct vmm_ic *ic);
 
 #endif
