@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-2-Clause
-# Long runs with fresh seeds, for a night: power cuts, the model, fuzzing. Each prints the seed that repeats it.
+# Long runs with fresh seeds, for a night: power cuts, the model, hostile guests, fuzzing. Each prints the seed that repeats it.
 #
 #   tests/soak.sh BUILD	hours by SPINDLE_SOAK_HOURS (default 8); ends at the first failure
 set -eu
@@ -13,6 +13,9 @@ while [ "$(date +%s)" -lt "$end" ]; do
 	echo "soak: round $round, seed $seed, $(date -u +%FT%TZ)"
 	"$build/tests/crash/crash" --states 1000000 --qemu 2000 --seed "$seed"
 	"$build/tests/model/model" --ops 5000000 --seed "$seed"
+	"$build/tests/hostile_guest/provider" --mutations 20000000 --seed "$seed"
+	"$build/tests/hostile_guest/vmm_exits" --exits 20000000 --seed "$seed" >/dev/null
+	SPINDLE_FLIP_SECONDS=60 SPINDLE_TEST_SEED=$seed "$build/tests/hostile_guest/races"
 	SPINDLE_FUZZ_SECONDS=300 SPINDLE_FUZZ_SEED="$seed" tests/fuzz/run.sh
 done
 echo "soak: $round rounds, nothing found"

@@ -147,6 +147,8 @@ int vmbus_ring_in_next(struct vmbus_ring_in *in, void *buf, size_t room, struct 
 	__builtin_memcpy(buf, &d, DESCRIPTOR);
 	in_copy(&in->ring, forward(in->ring.size, in->read, DESCRIPTOR), (uint8_t *)buf + DESCRIPTOR,
 		length - DESCRIPTOR);
+	if (SP_SEED_BUG(RING_FETCHES_TWICE))
+		in_copy(&in->ring, in->read, &d, DESCRIPTOR);
 	packet_parts(&d, buf, ret_packet);
 	in->read = forward(in->ring.size, in->read, length + VMBUS_TRAILER_SIZE);
 	return 1;

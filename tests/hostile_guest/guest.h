@@ -48,7 +48,13 @@ struct guest_memory {
 };
 
 void memory_open(struct guest_memory *m);	/* once for all sessions */
-uint64_t memory_pfn(unsigned page);
+static inline uint64_t memory_pfn(unsigned page)
+{
+	if (page < GUEST_PAGES / 2)
+		return (GUEST_LOW >> VMBUS_PAGE_SHIFT) + page;
+	return (GUEST_HIGH >> VMBUS_PAGE_SHIFT) + page - GUEST_PAGES / 2;
+}
+
 uint8_t *memory_at(const struct guest_memory *m, unsigned page);
 
 /* What the host fetches while @hostility is not 0 is something else once in so many times. */
@@ -82,6 +88,8 @@ extern struct session_count session_count;
 extern struct guest_memory guest_memory;
 
 void session_run(struct input *in);	/* aborts at a finding */
+void exits_run(struct input *in);	/* exits.c: the same for processors */
+extern uint64_t exits_count;
 void session_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
 #define session_check(cond, ...)                   \
 	do {                                       \

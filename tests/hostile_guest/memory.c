@@ -45,13 +45,6 @@ int guarded_munmap(void *addr, size_t len)
 
 /* ---- the guest's RAM --------------------------------------------------------------------------------------- */
 
-uint64_t memory_pfn(unsigned page)
-{
-	if (page < GUEST_PAGES / 2)
-		return (GUEST_LOW >> VMBUS_PAGE_SHIFT) + page;
-	return (GUEST_HIGH >> VMBUS_PAGE_SHIFT) + page - GUEST_PAGES / 2;
-}
-
 uint8_t *memory_at(const struct guest_memory *m, unsigned page)
 {
 	return m->half[page / (GUEST_PAGES / 2)] + (size_t)(page % (GUEST_PAGES / 2)) * PAGE;
