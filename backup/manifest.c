@@ -300,7 +300,8 @@ static int take_disk(json_object *o, struct backup_manifest *m, const struct bac
 	return r;
 }
 
-static int take_disks(json_object *o, struct backup_manifest *m, const struct backup_manifest *below, struct sp_err *err)
+static int take_disks(json_object *o, struct backup_manifest *m, const struct backup_manifest *below,
+		      struct sp_err *err)
 {
 	json_object *disks;
 	size_t n;

@@ -3,7 +3,7 @@
  * Dropping points. Those below one that stays are merged into it; what lies above all that stay is deleted.
  *
  *	recorded	the catalogue says which points go into which, before anything is changed
- *	merged		disk by disk; each merge is crash-safe by itself, and the point that stays reads the same throughout
+ *	merged		disk by disk; each merge is crash-safe by itself, and what stays reads the same throughout
  *	checked		its content is read and compared with its manifest
  *	expected	the catalogue names the manifest that is about to replace the old one
  *	told		the new manifest stands in place of the old one
@@ -153,8 +153,8 @@ static int check_content(struct store_folder *f, const char *file, const struct 
 	if (r < 0)
 		return r;
 	if (is.size != d->content.size || backup_digests_differ(&is, &d->content, &first, &count))
-		r = sp_err_set(err, -EBADMSG, "a file of this point was damaged before pruning; its manifest stays as it "
-			       "is, \"verify --content\" tells where");
+		r = sp_err_set(err, -EBADMSG, "a file of this point was damaged before pruning; its manifest stays as "
+			       "it is, \"verify --content\" tells where");
 	backup_digests_fini(&is);
 	return r;
 }
@@ -357,7 +357,8 @@ static int check_key(struct backup_set *set, unsigned into, const struct backup_
 	int r = into && !key ? backup_point_info(set, into, &p, err) : 0;
 
 	if (r == 0 && into && !key && p.is_signed)
-		r = sp_err_set(err, -EINVAL, "point %u is signed: pruning changes its manifest and needs the key", into);
+		r = sp_err_set(err, -EINVAL, "point %u is signed: pruning changes its manifest and needs the key",
+			       into);
 	return r;
 }
 

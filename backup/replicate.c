@@ -187,8 +187,8 @@ static int compare_entry(struct replica *p, const struct backup_entry *e, struct
 	if (at >= 0 && memcmp(p->to->cat.point[at].manifest, e->manifest, 32) == 0)
 		return 1;
 	if (at >= 0 || e->number < p->to->cat.next)
-		return sp_err_set(err, -ESTALE, "point %u %s in the target: the two were pruned differently; copy to a new "
-				  "repository", e->number, at >= 0 ? "is another" : "is gone");
+		return sp_err_set(err, -ESTALE, "point %u %s in the target: the two were pruned differently; copy to a "
+				  "new repository", e->number, at >= 0 ? "is another" : "is gone");
 	return 0;
 }
 

@@ -103,6 +103,7 @@ class Bench:
         self.args = args
         self.build = os.path.abspath(args.build)
         self.tool = os.path.join(self.build, 'tools/vhd-tool')
+        self.backup = os.path.join(self.build, 'tools/spindle-backup')
         self.queue = os.path.join(self.build, 'tests/peers/spindle-bench')
         self.ring = os.path.join(self.build, 'tests/peers/spindle-bench-ring')
         self.mount = os.path.join(self.build, 'fuse/vhd-mount')
@@ -767,8 +768,60 @@ def ring_latency(bench, image):
 
 # ---- all together -------------------------------------------------------------------------------------
 
+# ---- row: backup --------------------------------------------------------------------------------------
+
+
+def row_backup(bench):
+    need('qemu-img')
+    size = GIB if bench.quick else 8 * GIB
+    bench.room(size)    # a quarter of it is data: source, backup, the peer's copy
+    raw, source = raw_file(bench, 'source.raw', size, 0.25), bench.path('source.vhdx')
+    run([bench.tool, 'convert', '-q', raw, source])
+    remove(raw)
+    settle(source)
+    bench.part(backup_full, bench, source)
+    bench.part(backup_incremental, bench, source)
+    remove(source)
+
+
+def backup_side(bench, source, repository, before, name):
+    return Side([bench.backup, 'create', '-q', repository, 'vm', 'disk=' + source], wall, before, name)
+
+
+def backup_full(bench, source):
+    repository, out = bench.path('full'), bench.path('out.vhdx')
+
+    def clean():
+        shutil.rmtree(repository, ignore_errors=True)
+        remove(out)
+        if bench.where == 'disk':
+            os.sync()
+
+    peer = Side(['qemu-img', 'convert', '-W', '-m', '16', '-f', 'vhdx', '-O', 'vhdx', source, out], wall, clean,
+                'qemu-img convert')
+    bench.compare('full backup with SHA-256, qemu-img copies without',
+                  backup_side(bench, source, repository, clean, 'spindle-backup'), peer, 0.8, 's')
+    clean()
+
+
+def backup_incremental(bench, source):
+    """After 1 % has changed, against a full one of the same disk."""
+    repository, other = bench.path('incremental'), bench.path('again')
+    part = os.path.getsize(source) // 100 // FILL
+    run([bench.backup, 'create', '-q', repository, 'vm', 'disk=' + source])
+
+    def change():
+        run([bench.queue, '--format=vhdx', '--rw=randwrite', '--bs=%d' % FILL, '--qd=8', '--ops=%d' % part, source])
+
+    full = backup_side(bench, source, other, lambda: shutil.rmtree(other, ignore_errors=True), 'full')
+    bench.compare('incremental after 1 % changed, against a full one',
+                  backup_side(bench, source, repository, change, 'incremental'), full, 20, 's')
+    shutil.rmtree(repository)
+    shutil.rmtree(other)
+
+
 ROWS = {'random': row_random, 'chain': row_chain, 'allocate': row_allocate, 'convert': row_convert,
-        'empty': row_empty, 'open': row_open, 'mount': row_mount, 'ring': row_ring}
+        'empty': row_empty, 'open': row_open, 'mount': row_mount, 'ring': row_ring, 'backup': row_backup}
 PLACES = {'tmpfs': '/dev/shm', 'disk': '/var/tmp'}
 
 
@@ -856,7 +909,7 @@ def set_priority(nice):
 def main():
     bench = Bench(parse(sys.argv[1:]))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # so that the files go away
-    for program in (bench.tool, bench.queue, bench.ring, bench.mount):
+    for program in (bench.tool, bench.backup, bench.queue, bench.ring, bench.mount):
         if not os.access(program, os.X_OK):
             sys.exit('bench: %s is missing; build it with: ninja -C %s' % (program, bench.args.build))
     set_priority(bench.args.nice)
