@@ -10,6 +10,7 @@
 
 int64_t sp_env_time(void);			/* seconds since 1970-01-01 UTC */
 uint64_t sp_env_monotonic_ns(void);
+uint64_t sp_env_file_clock_ns(void);		/* since 1970, what the kernel stamps files with: ticks of some ms */
 void sp_env_guid(struct sp_guid *ret_guid);	/* random, version 4 */
 
 struct sp_env_hooks {

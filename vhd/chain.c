@@ -91,6 +91,7 @@ static void reverse(struct vhd_layer *layer, unsigned n)
 
 static void release(struct vhd_disk *d)
 {
+	disk_track_closed(d, true);
 	for (unsigned i = 0; i < d->layers; i++) {
 		vhd_image_close(d->layer[i].img, true);
 		sp_free(d->layer[i].path);
@@ -100,6 +101,7 @@ static void release(struct vhd_disk *d)
 	epoch_fini(&d->epoch);
 	pthread_mutex_destroy(&d->meta);
 	pthread_mutex_destroy(&d->partial);
+	pthread_mutex_destroy(&d->track_calls);
 	if (d->owns_folder)
 		store_folder_close(d->folder);
 	sp_free(d->layer);
@@ -119,6 +121,7 @@ static struct vhd_disk *disk_new(const struct vhd_open_opts *o)
 	d->writable = o->flags & VHD_OPEN_WRITE;
 	pthread_mutex_init(&d->meta, NULL);
 	pthread_mutex_init(&d->partial, NULL);
+	pthread_mutex_init(&d->track_calls, NULL);
 	if (epoch_init(&d->epoch) < 0 || disk_commit_init(d) < 0) {
 		sp_free(d);
 		return NULL;
@@ -288,18 +291,26 @@ int vhd_disk_open(const char *path, const struct vhd_open_opts *o, struct vhd_di
 /* The leaf, and whatever was the leaf before a switch: each ends clean. Returns the first failure. */
 static int close_writable(struct vhd_disk *d, bool abandon, struct sp_err *err)
 {
-	int first = 0;
+	unsigned first = d->layers;
+	int result = 0;
 
-	while (d->layers > 0 && (d->layer[d->layers - 1].img->flags & VHD_IMG_WRITABLE)) {
+	while (first > 0 && (d->layer[first - 1].img->flags & VHD_IMG_WRITABLE)) {
+		struct vhd_layer *l = &d->layer[--first];
+		int r = vhd_image_finish(l->img, abandon);
+
+		if (r < 0 && result == 0)
+			result = sp_err_set(err, r, "cannot close %s cleanly: %s; what was flushed is safe, the next "
+					    "writable open sets the rest right", l->path, strerror(-r));
+	}
+	/* Now the files are as they will be found, and nobody else can have written them yet. */
+	disk_track_closed(d, abandon || result < 0);
+	while (d->layers > first) {
 		struct vhd_layer *l = &d->layer[--d->layers];
-		int r = vhd_image_close(l->img, abandon);
 
-		if (r < 0 && first == 0)
-			first = sp_err_set(err, r, "cannot close %s cleanly: %s; what was flushed is safe, the next "
-					   "writable open sets the rest right", l->path, strerror(-r));
+		vhd_image_free(l->img);
 		sp_free(l->path);
 	}
-	return first;
+	return result;
 }
 
 int vhd_disk_close(struct vhd_disk *d, struct sp_err *err)
@@ -312,6 +323,8 @@ int vhd_disk_close(struct vhd_disk *d, struct sp_err *err)
 		r = disk_flush(d);
 		if (r < 0)
 			sp_err_set(err, r, "cannot flush %s: %s", d->layer[d->layers - 1].path, strerror(-r));
+		if (r == 0)
+			disk_track_closing(d);
 		c = close_writable(d, r < 0, r < 0 ? NULL : err);
 		if (r == 0)
 			r = c;

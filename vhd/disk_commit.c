@@ -123,6 +123,8 @@ int disk_flush(struct vhd_disk *d)
 	}
 	r = c->result;	/* of the flush that covers us, or of a later one, which then covers us too */
 	pthread_mutex_unlock(&c->lock);
+	if (r == 0)
+		disk_track_flushed(d);
 	return r;
 }
 

@@ -27,6 +27,7 @@ static int grow_locked(struct vhd_disk *d, uint64_t size, struct sp_err *err)
 
 static int grow_drained(struct vhd_disk *d, uint64_t size, struct sp_err *err)
 {
+	uint64_t old_size = d->size;
 	int r = disk_flush(d);
 
 	if (r < 0)
@@ -38,6 +39,8 @@ static int grow_drained(struct vhd_disk *d, uint64_t size, struct sp_err *err)
 	r = grow_locked(d, size, err);
 	pthread_mutex_unlock(&d->meta);
 	pthread_mutex_unlock(&d->commit.lock);
+	if (r == 0)
+		disk_track_grown(d, old_size);
 	return r;
 }
 

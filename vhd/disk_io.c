@@ -257,7 +257,9 @@ int vhd_disk_writev(struct vhd_disk *d, const struct iovec *iov, int iovcnt, uin
 	if (r < 0)
 		return r;
 	phase = epoch_enter(&d->epoch, m);
-	r = disk_write_inside(d, iov, iovcnt, offset, len);
+	r = disk_track_note(d, offset, len);
+	if (r == 0)
+		r = disk_write_inside(d, iov, iovcnt, offset, len);
 	epoch_exit(m, phase);
 	return r;
 }

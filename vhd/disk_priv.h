@@ -14,6 +14,7 @@
  *   queue.c	   the asynchronous door
  *   switch.c	   drain and leaf switch
  *   disk_grow.c   a larger disk under running I/O
+ *   track*.c	   which ranges changed since when
  *
  * Lock order: commit.lock, then meta, then epoch.lock. None is held during payload I/O, except partial, which is held
  * for a whole read-modify-write and comes before all others.
@@ -67,6 +68,10 @@ struct vhd_disk {
 	bool begun;			/* begin_write() has been done; meta */
 	_Atomic int poison;		/* errno of the first failed sync */
 	atomic_bool unsynced;		/* a write has completed since the last sync began */
+	atomic_bool written;		/* one has completed since the disk was opened */
+
+	struct track *_Atomic track;	/* NULL: changes were never recorded. Set once, while drained */
+	pthread_mutex_t track_calls;	/* the public calls of track.h */
 
 	struct flatmap map;
 	struct epoch epoch;
@@ -128,7 +133,36 @@ static inline void disk_wrote(struct vhd_disk *d)
 {
 	if (!atomic_load_explicit(&d->unsynced, memory_order_relaxed))
 		atomic_store_explicit(&d->unsynced, true, memory_order_release);
+	if (!atomic_load_explicit(&d->written, memory_order_relaxed))
+		atomic_store_explicit(&d->written, true, memory_order_release);
 }
+
+/* ---- track.c: what the rest of the disk layer tells change tracking ---- */
+
+static inline bool disk_tracked(struct vhd_disk *d)
+{
+	return atomic_load_explicit(&d->track, memory_order_relaxed) != NULL;
+}
+
+/* Notes a change in memory. False: its region is not in doubt yet, disk_track_mark() must come first. */
+bool disk_track_try(struct vhd_disk *d, uint64_t offset, uint64_t len);
+/* Brings the regions into doubt, durably; blocks for a sync. Does nothing without tracking. */
+int disk_track_mark(struct vhd_disk *d, uint64_t offset, uint64_t len);
+/* Before each change, by a caller inside the epoch. */
+static inline int disk_track_note(struct vhd_disk *d, uint64_t offset, uint64_t len)
+{
+	if (__builtin_expect(!disk_tracked(d), 1) || disk_track_try(d, offset, len))
+		return 0;
+	return disk_track_mark(d, offset, len);
+}
+void disk_track_flushed(struct vhd_disk *d);	/* a flush has succeeded: a moment to rest */
+/* Drained: another leaf is on top, or the disk has grown from @old_size. */
+void disk_track_switched(struct vhd_disk *d);
+void disk_track_grown(struct vhd_disk *d, uint64_t old_size);
+/* The flush of an orderly close has been done, the images are still open. */
+void disk_track_closing(struct vhd_disk *d);
+/* The images have been closed, their files are still open and locked. Tracking is gone. */
+void disk_track_closed(struct vhd_disk *d, bool abandon);
 
 /* ---- disk_commit.c ---- */
 

@@ -125,7 +125,9 @@ static int zero_entering(struct vhd_disk *d, uint64_t offset, uint64_t len, bool
 	if (r < 0 || len == 0)
 		return r;
 	phase = epoch_enter(&d->epoch, m);
-	r = disk_zero_inside(d, offset, len, must_be_zero);
+	r = disk_track_note(d, offset, len);
+	if (r == 0)
+		r = disk_zero_inside(d, offset, len, must_be_zero);
 	epoch_exit(m, phase);
 	return r;
 }

@@ -110,7 +110,7 @@ int vhd_format_detect(struct store *store, const char *path, const struct vhd_fo
 	return 0;
 }
 
-static void image_free(struct vhd_image *img)
+void vhd_image_free(struct vhd_image *img)
 {
 	for (unsigned i = 0; i < img->parent.paths; i++)
 		sp_free(img->parent.path[i].text);
@@ -136,16 +136,23 @@ int vhd_image_open(struct store *store, const char *name, const struct vhd_forma
 	img->flags = flags;
 	img->name = sp_strdup(name);
 	img->state = sp_zalloc(format->state_size);
+	if (store_stamp(store, &img->stamp) < 0)
+		memset(&img->stamp, 0, sizeof(img->stamp));
 	if (!img->name || !img->state)
 		r = sp_err_set(err, -ENOMEM, "out of memory");
 	else
 		r = format->open(img, err);
 	if (r < 0) {
-		image_free(img);
+		vhd_image_free(img);
 		return r;
 	}
 	*ret_image = img;
 	return 0;
+}
+
+int vhd_image_finish(struct vhd_image *img, bool abandon)
+{
+	return img->format->close(img, abandon);
 }
 
 int vhd_image_close(struct vhd_image *img, bool abandon)
@@ -154,8 +161,8 @@ int vhd_image_close(struct vhd_image *img, bool abandon)
 
 	if (!img)
 		return 0;
-	r = img->format->close(img, abandon);
-	image_free(img);
+	r = vhd_image_finish(img, abandon);
+	vhd_image_free(img);
 	return r;
 }
 

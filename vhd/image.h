@@ -91,6 +91,7 @@ struct vhd_image {
 	struct vhd_parent_ref parent;
 	struct sp_guid identity;	/* what a child stores of us: VHD unique id, VHDX DataWriteGuid */
 	bool has_identity;
+	struct store_stamp stamp;	/* of the file before the image was opened; zeros where it has none */
 	char *warning;			/* non-fatal finding at open, or NULL; owned */
 	void *state;			/* format->state_size bytes, zeroed */
 };
@@ -206,6 +207,9 @@ int vhd_format_detect(struct store *store, const char *path, const struct vhd_fo
 int vhd_image_open(struct store *store, const char *name, const struct vhd_format *format, unsigned flags,
 		   struct vhd_image **ret_image, struct sp_err *err);
 int vhd_image_close(struct vhd_image *img, bool abandon);
+/* The two halves of closing: the format is done with the file, but its lock is still held; then all is released. */
+int vhd_image_finish(struct vhd_image *img, bool abandon);
+void vhd_image_free(struct vhd_image *img);
 void vhd_image_add_path(struct vhd_image *img, enum vhd_path_kind kind, char *text);	/* takes @text */
 void vhd_image_warn(struct vhd_image *img, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

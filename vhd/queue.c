@@ -5,7 +5,8 @@
  *   submit ──► slot ──► start: cut at places ──► part: store_req straight from the caller's memory ──► completion
  *	│		 │  │
  *	│		 │  └─ needs room first: prepare under meta, payload, commit under meta
- *	│		 └─ flush, discard, write-zeroes: to the committer thread (or at once where nothing blocks)
+ *	│		 ├─ flush, discard, write-zeroes: to the committer thread (or at once where nothing blocks)
+ *	│		 └─ change tracking must write first: to the committer thread, then on as a write
  *	└─ no slot free, or the gate is closed: waits in a list
  *
  * Reads and writes of places that are known take no lock, allocate nothing and copy nothing. A request that needs
@@ -37,7 +38,7 @@ struct part {
 	struct iovec iov[PART_IOV];
 };
 
-enum slot_state { SLOT_FREE, SLOT_IO, SLOT_FLUSHING, SLOT_WORKING };
+enum slot_state { SLOT_FREE, SLOT_IO, SLOT_FLUSHING, SLOT_WORKING, SLOT_MARKING };
 
 /* One request in flight. */
 struct slot {
@@ -52,7 +53,7 @@ struct slot {
 	/* how far the cutting has come */
 	uint64_t done;
 	struct iov_cursor cursor;
-	struct vhd_work work;		/* SLOT_WORKING */
+	struct vhd_work work;		/* SLOT_WORKING, SLOT_MARKING */
 };
 
 struct list {
@@ -131,10 +132,10 @@ static int run_blocking(struct vhd_disk *d, const struct vhd_req *req)
 
 	switch (req->op) {
 	case VHD_REQ_DISCARD:
-		r = disk_zero_inside(d, req->offset, req->len, false);
-		break;
 	case VHD_REQ_WRITE_ZEROES:
-		r = disk_zero_inside(d, req->offset, req->len, true);
+		r = disk_track_note(d, req->offset, req->len);
+		if (r == 0)
+			r = disk_zero_inside(d, req->offset, req->len, req->op == VHD_REQ_WRITE_ZEROES);
 		break;
 	case VHD_REQ_FLUSH:
 		return disk_flush(d);
@@ -153,7 +154,10 @@ static void work_run(struct vhd_work *w)
 	struct vhd_queue *q = s->q;
 	static const uint64_t one = 1;
 
-	s->res = run_blocking(q->d, s->req);
+	if (s->state == SLOT_MARKING)
+		s->res = disk_track_mark(q->d, s->req->offset, s->req->len);
+	else
+		s->res = run_blocking(q->d, s->req);
 	pthread_mutex_lock(&q->mail_lock);
 	s->next = q->mail;
 	q->mail = s;
@@ -164,41 +168,57 @@ static void work_run(struct vhd_work *w)
 	pthread_mutex_unlock(&q->mail_lock);
 }
 
-static void slot_work(struct slot *s)
+/* False: no thread to be had, the caller does it here. */
+static bool slot_post(struct slot *s, enum slot_state state)
 {
 	struct vhd_queue *q = s->q;
 
-	s->state = SLOT_WORKING;
+	s->state = state;
 	s->work.run = work_run;
 	if (q->fd < 0)
 		q->fd = store_ring_fd(q->ring);
-	if (q->d->threaded && q->fd >= 0) {
-		q->working++;
-		if (disk_work_post(q->d, &s->work) == 0)
-			return;
-		q->working--;
-	}
-	s->res = run_blocking(q->d, s->req);
+	if (!q->d->threaded || q->fd < 0)
+		return false;
+	q->working++;
+	if (disk_work_post(q->d, &s->work) == 0)
+		return true;
+	q->working--;
+	return false;
+}
+
+static void slot_work(struct slot *s)
+{
+	if (slot_post(s, SLOT_WORKING))
+		return;
+	s->res = run_blocking(s->q->d, s->req);
 	slot_finish(s);
 }
 
-static unsigned collect_mail(struct vhd_queue *q)
+static void slot_go_on(struct slot *s);
+
+static void collect_mail(struct vhd_queue *q)
 {
 	struct slot *s, *next;
-	unsigned n = 0;
+	unsigned marked = 0;
 
 	if (q->working == 0)
-		return 0;
+		return;
 	pthread_mutex_lock(&q->mail_lock);
 	s = q->mail;
 	q->mail = NULL;
 	pthread_mutex_unlock(&q->mail_lock);
-	for (; s; s = next, n++) {
+	for (; s; s = next) {
 		next = s->next;
 		q->working--;
-		slot_finish(s);
+		if (s->state == SLOT_MARKING && s->res == 0) {
+			slot_go_on(s);
+			marked++;
+		} else {
+			slot_finish(s);
+		}
 	}
-	return n;
+	if (marked)
+		store_ring_kick(q->ring);	/* nobody else knows of them */
 }
 
 /* ---- parts --------------------------------------------------------------------------------------- */
@@ -229,8 +249,11 @@ static void part_complete(struct store_req *io, int res)
 		res = -EIO;		/* the file shrank behind our back */
 	if (p->has_ticket)
 		res = disk_commit_ticket(q->d, &p->ticket, res);
-	if (s->state == SLOT_FLUSHING)
+	if (s->state == SLOT_FLUSHING) {
 		res = disk_sync_result(q->d, res);
+		if (res == 0)
+			disk_track_flushed(q->d);
+	}
 	if (res < 0 && s->res == 0)
 		s->res = res;
 	p->next = q->free_parts;
@@ -353,6 +376,7 @@ static void slot_go_on(struct slot *s)
 	struct vhd_queue *q = s->q;
 	struct vhd_req *req = s->req;
 
+	s->state = SLOT_IO;
 	s->stalled = false;
 	s->issuing = true;
 	while (s->res == 0 && s->done < req->len) {
@@ -414,6 +438,19 @@ static void register_layers(struct vhd_queue *q)
 	}
 }
 
+static void slot_write(struct slot *s)
+{
+	struct vhd_disk *d = s->q->d;
+	struct vhd_req *req = s->req;
+
+	if (__builtin_expect(disk_tracked(d), 0) && !disk_track_try(d, req->offset, req->len)) {
+		if (slot_post(s, SLOT_MARKING))
+			return;
+		s->res = disk_track_mark(d, req->offset, req->len);
+	}
+	slot_go_on(s);
+}
+
 static void slot_start(struct slot *s)
 {
 	struct vhd_queue *q = s->q;
@@ -421,14 +458,15 @@ static void slot_start(struct slot *s)
 
 	if (q->layers_registered != q->d->layers)
 		register_layers(q);
-	s->state = SLOT_IO;
 	s->parts = 0;
 	s->done = 0;
 	s->cursor = (struct iov_cursor){ req->iov, req->iovcnt, 0 };
 	s->res = req_check(q, req);
 	if (s->res < 0 || (req->op == VHD_REQ_FLUSH && !q->d->writable))
 		slot_finish(s);
-	else if (req->op == VHD_REQ_READ || req->op == VHD_REQ_WRITE)
+	else if (req->op == VHD_REQ_WRITE)
+		slot_write(s);
+	else if (req->op == VHD_REQ_READ)
 		slot_go_on(s);
 	else if (req->op != VHD_REQ_FLUSH || !flush_by_ring(s))
 		slot_work(s);

@@ -141,6 +141,11 @@ int store_mtime(struct store *s, int64_t *ret_unix_seconds)
 	return s->ops->mtime(s, ret_unix_seconds);
 }
 
+int store_stamp(struct store *s, struct store_stamp *ret_stamp)
+{
+	return s->ops->stamp ? s->ops->stamp(s, ret_stamp) : -ENOTSUP;
+}
+
 bool store_same(const struct store *a, const struct store *b)
 {
 	return a->id.dev == b->id.dev && a->id.ino == b->id.ino;

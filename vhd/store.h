@@ -37,6 +37,16 @@ struct store_id {
 	uint64_t dev, ino;
 };
 
+/*
+ * What tells that a file's content may be another: of two stamps of one file that are equal in all fields, nobody wrote
+ * between, if the first was settled. 0 where a field is not known.
+ */
+struct store_stamp {
+	uint64_t inode;			/* 0 for memory: there the content itself is numbered */
+	uint64_t born_ns, size, modified_ns, changed_ns;
+	bool settled;			/* the clock of the file system has moved on since the last change */
+};
+
 struct store_ops {
 	const char *name;
 	int (*readv)(struct store *s, const struct iovec *iov, int iovcnt, uint64_t offset);
@@ -50,6 +60,7 @@ struct store_ops {
 	int (*seek)(struct store *s, uint64_t offset, bool hole, uint64_t *ret_offset);
 	int (*size)(struct store *s, uint64_t *ret_size);
 	int (*mtime)(struct store *s, int64_t *ret_unix_seconds);
+	int (*stamp)(struct store *s, struct store_stamp *ret_stamp);	/* NULL: cannot tell */
 	/* A descriptor that a store_ring may drive with io_uring, or -1. */
 	int (*fd)(struct store *s);
 	void (*close)(struct store *s);
@@ -79,6 +90,7 @@ int store_seek_data(struct store *s, uint64_t offset, uint64_t *ret_offset);
 int store_seek_hole(struct store *s, uint64_t offset, uint64_t *ret_offset);
 int store_size(struct store *s, uint64_t *ret_size);
 int store_mtime(struct store *s, int64_t *ret_unix_seconds);
+int store_stamp(struct store *s, struct store_stamp *ret_stamp);	/* -ENOTSUP: cannot tell (block devices) */
 bool store_same(const struct store *a, const struct store *b);
 /* Closes and frees; NULL is fine. Does not sync. */
 void store_close(struct store *s);

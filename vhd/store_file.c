@@ -16,6 +16,7 @@
 
 #include "base/alloc.h"
 #include "base/bytes.h"
+#include "base/env.h"
 #include "base/seed.h"
 #include "vhd/store.h"
 #include "vhd/store_int.h"
@@ -226,6 +227,31 @@ static int file_mtime(struct store *s, int64_t *ret_unix_seconds)
 	return 0;
 }
 
+static uint64_t stamp_ns(const struct statx_timestamp *t)
+{
+	return (uint64_t)t->tv_sec * 1000000000u + t->tv_nsec;
+}
+
+/* Times of files come from the coarse clock: a change within the same tick would leave them as they are. */
+static int file_stamp(struct store *s, struct store_stamp *ret)
+{
+	struct statx st;
+
+	if (s->is_device)
+		return -ENOTSUP;
+	if (statx(file_fd(s), "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &st) < 0)
+		return -errno;
+	*ret = (struct store_stamp){
+		.inode = st.stx_ino,
+		.born_ns = st.stx_mask & STATX_BTIME ? stamp_ns(&st.stx_btime) : 0,
+		.size = st.stx_size,
+		.modified_ns = stamp_ns(&st.stx_mtime),
+		.changed_ns = stamp_ns(&st.stx_ctime),
+	};
+	ret->settled = sp_env_file_clock_ns() > ret->changed_ns;
+	return 0;
+}
+
 static void file_close(struct store *s)
 {
 	store_lock_drop(file_fd(s));
@@ -237,7 +263,7 @@ static void file_close(struct store *s)
 static const struct store_ops file_ops = {
 	.name = "file", .readv = file_readv, .writev = file_writev, .sync = file_sync, .punch = file_punch,
 	.zero = file_zero, .resize = file_resize, .seek = file_seek, .size = file_size, .mtime = file_mtime,
-	.fd = file_fd, .close = file_close,
+	.stamp = file_stamp, .fd = file_fd, .close = file_close,
 };
 
 /* ---- opening -------------------------------------------------------------------------------------- */

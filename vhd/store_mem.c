@@ -42,6 +42,7 @@ struct mem_file {
 	unsigned height;
 	uint64_t size, limit, pages;
 	int64_t mtime;
+	uint64_t content;	/* another number for another content; clones have the same */
 };
 
 struct store_mem {
@@ -303,6 +304,14 @@ static int clear_range(struct mem_file *f, uint64_t offset, uint64_t len)
 	return r;
 }
 
+static void changed(struct mem_file *f)
+{
+	static atomic_ullong next_content = 1;
+
+	f->mtime = sp_env_time();
+	f->content = atomic_fetch_add(&next_content, 1);
+}
+
 int mem_file_new(uint64_t size, uint64_t limit, struct mem_file **ret_file)
 {
 	static atomic_ullong next_ino = 1;
@@ -318,7 +327,7 @@ int mem_file_new(uint64_t size, uint64_t limit, struct mem_file **ret_file)
 	f->id = (struct store_id){ .dev = UINT64_MAX, .ino = atomic_fetch_add(&next_ino, 1) };
 	f->size = size;
 	f->limit = limit;
-	f->mtime = sp_env_time();
+	changed(f);
 	*ret_file = f;
 	return 0;
 }
@@ -350,6 +359,7 @@ int mem_file_clone(struct mem_file *f, struct mem_file **ret_file)
 	c->limit = f->limit;
 	c->pages = f->pages;
 	c->mtime = f->mtime;
+	c->content = f->content;
 	c->height = f->height;
 	c->root = f->root;
 	if (c->root)
@@ -401,7 +411,7 @@ static int mem_writev(struct store *s, const struct iovec *iov, int iovcnt, uint
 		r = write_bytes(f, iov[i].iov_base, iov[i].iov_len, offset);
 		offset += iov[i].iov_len;
 	}
-	f->mtime = sp_env_time();
+	changed(f);
 	pthread_mutex_unlock(&f->lock);
 	return r;
 }
@@ -418,7 +428,7 @@ static int mem_clear(struct store *s, uint64_t offset, uint64_t len)
 
 	if (offset < f->size)	/* up to the end includes the rest of the last page */
 		r = clear_range(f, offset, len < f->size - offset ? len : sp_align_up(f->size, PAGE_SIZE) - offset);
-	f->mtime = sp_env_time();
+	changed(f);
 	pthread_mutex_unlock(&f->lock);
 	return r;
 }
@@ -432,7 +442,7 @@ static int mem_resize(struct store *s, uint64_t size)
 		r = clear_range(f, size, sp_align_up(f->size, PAGE_SIZE) - size);
 	if (r == 0)
 		f->size = size;
-	f->mtime = sp_env_time();
+	changed(f);
 	pthread_mutex_unlock(&f->lock);
 	return r;
 }
@@ -472,6 +482,15 @@ static int mem_mtime(struct store *s, int64_t *ret_unix_seconds)
 	return 0;
 }
 
+static int mem_stamp(struct store *s, struct store_stamp *ret)
+{
+	struct mem_file *f = lock_file(s);
+
+	*ret = (struct store_stamp){ .size = f->size, .modified_ns = f->content, .settled = true };
+	pthread_mutex_unlock(&f->lock);
+	return 0;
+}
+
 static int mem_fd(struct store *s)
 {
 	return -1;
@@ -487,7 +506,7 @@ static void mem_close(struct store *s)
 static const struct store_ops mem_ops = {
 	.name = "mem", .readv = mem_readv, .writev = mem_writev, .sync = mem_sync, .punch = mem_clear,
 	.zero = mem_clear, .resize = mem_resize, .seek = mem_seek, .size = mem_size, .mtime = mem_mtime,
-	.fd = mem_fd, .close = mem_close,
+	.stamp = mem_stamp, .fd = mem_fd, .close = mem_close,
 };
 
 int mem_file_open(struct mem_file *file, const char *name, bool writable, struct store **ret_store)

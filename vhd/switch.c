@@ -83,5 +83,6 @@ int vhd_disk_push_leaf(struct vhd_disk *d, struct vhd_image *leaf, struct sp_err
 	/* What is known of the layers below stays true; only "writable in place" ended, and the level says that. */
 	pthread_mutex_unlock(&d->meta);
 	pthread_mutex_unlock(&d->commit.lock);
+	disk_track_switched(d);
 	return 0;
 }

@@ -9,10 +9,10 @@
  *   vhd_track_point("monday") ... writes ... vhd_track_point("tuesday") ... writes ...
  *   vhd_track_changes(since "monday", until "tuesday")   what a backup has to copy
  *
- * The answer may name too much, after a crash for example, and never too little. Where the record cannot be trusted (the
- * side-car is gone or damaged, the image was written by somebody else, or is another file) it is "everything", with the
- * reason in words, and the single range that is reported is then the whole disk: a caller who looks at nothing but the
- * ranges is right.
+ * The answer may name too much, after a crash for example, and never too little. Where the record cannot be trusted
+ * (the side-car is gone or damaged, the image was written by somebody else, or is another file) it is "everything", with
+ * the reason in words, and the single range that is reported is then the whole disk: a caller who looks at nothing but
+ * the ranges is right.
  *
  * What is compared: the content at the moment of a point, which the point makes durable first, with the content now.
  *
@@ -51,12 +51,12 @@ enum vhd_track_why {
  * @create: make a side-car where there is none, or in place of one that cannot be read
  *
  * To be called right after opening, before the first write: what was written before counts as "everything".
- * Returns 0 (also when it is on already), -ENOENT (no side-car, @create not set), -EROFS (disk open read-only), -ENOTSUP
- * (a block device: nothing there tells that somebody else wrote), -EBADMSG (unreadable, @create not set), -ETIMEDOUT,
+ * Returns 0 (also when it is on already), -ENOENT (no side-car, @create not set), -EROFS (disk open read-only),
+ * -ENOTSUP (a block device: nothing there tells that somebody else wrote), -EBADMSG (unreadable, @create not set), -ETIMEDOUT,
  * -EIO, -ENOSPC, -ENOMEM.
  */
 int vhd_disk_track(struct vhd_disk *d, bool create, struct sp_err *err);
-bool vhd_disk_tracked(const struct vhd_disk *d);
+bool vhd_disk_tracked(struct vhd_disk *d);
 
 /**
  * vhd_track_point - name this moment
@@ -68,8 +68,8 @@ bool vhd_disk_tracked(const struct vhd_disk *d);
  * Returns 0, -EEXIST, -EINVAL, -ENOENT (tracking is not on), -ENFILE (VHD_TRACK_POINTS_MAX reached), -ETIMEDOUT, -EIO.
  */
 int vhd_track_point(struct vhd_disk *d, const char *name, struct sp_guid *ret_id, struct sp_err *err);
-/* The same while the caller has drained the disk (vhd/disk_int.h); with a live snapshot: after vhd_live_commit(), before
- * the disks are resumed, so that the point is the cut. */
+/* The same while the caller has drained the disk (vhd/disk_int.h); with a live snapshot: after vhd_live_commit(), and
+ * before the disks are resumed, so that the point is the cut. */
 int vhd_track_point_drained(struct vhd_disk *d, const char *name, struct sp_guid *ret_id, struct sp_err *err);
 
 /* Forgets a point, by name or id; changes since older points stay known. -ENOENT: no such point. */
@@ -95,7 +95,7 @@ struct vhd_track_answer {
 /* One changed range; ascending, not adjacent to each other. Non-zero stops and is returned. */
 typedef int (*vhd_track_range_fn)(void *user, uint64_t offset, uint64_t len);
 
-/* Of an open disk, tracked or not. Oldest first; free with vhd_track_list_free(). */
+/* Of an open disk, tracked or not. Oldest first; free with vhd_track_list_free(). -ENOENT: no side-car, -EBADMSG. */
 int vhd_track_list(struct vhd_disk *d, struct vhd_track_point **ret_list, size_t *ret_count, struct sp_err *err);
 void vhd_track_list_free(struct vhd_track_point *list);	/* NULL is fine */
 

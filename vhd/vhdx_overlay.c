@@ -125,6 +125,11 @@ static int overlay_mtime(struct store *s, int64_t *ret_unix_seconds)
 	return store_mtime(overlay_of(s)->base, ret_unix_seconds);
 }
 
+static int overlay_stamp(struct store *s, struct store_stamp *ret)
+{
+	return store_stamp(overlay_of(s)->base, ret);
+}
+
 static int overlay_fd(struct store *s)
 {
 	return -1;
@@ -148,6 +153,7 @@ static const struct store_ops overlay_ops = {
 	.seek = overlay_seek,
 	.size = overlay_size,
 	.mtime = overlay_mtime,
+	.stamp = overlay_stamp,
 	.fd = overlay_fd,
 	.close = overlay_close,
 };

@@ -157,6 +157,11 @@ static int fault_mtime(struct store *s, int64_t *ret_unix_seconds)
 	return INNER(store_mtime(inner_of(s), ret_unix_seconds));
 }
 
+static int fault_stamp(struct store *s, struct store_stamp *ret)
+{
+	return INNER(store_stamp(inner_of(s), ret));
+}
+
 static int fault_fd(struct store *s)
 {
 	return -1;
@@ -172,7 +177,7 @@ static void fault_close(struct store *s)
 static const struct store_ops fault_ops = {
 	.name = "fault", .readv = fault_readv, .writev = fault_writev, .sync = fault_sync, .punch = fault_punch,
 	.zero = fault_zero, .resize = fault_resize, .seek = fault_seek, .size = fault_size, .mtime = fault_mtime,
-	.fd = fault_fd, .close = fault_close,
+	.stamp = fault_stamp, .fd = fault_fd, .close = fault_close,
 };
 
 int store_fault_new(struct store *inner, struct fault_plan *plan, struct store **ret_store)

@@ -257,6 +257,11 @@ static int logged_mtime(struct store *s, int64_t *ret_unix_seconds)
 	return store_mtime(logged(s)->inner, ret_unix_seconds);
 }
 
+static int logged_stamp(struct store *s, struct store_stamp *ret)
+{
+	return store_stamp(logged(s)->inner, ret);
+}
+
 static int logged_fd(struct store *s)
 {
 	return -1;
@@ -272,7 +277,7 @@ static void logged_close(struct store *s)
 static const struct store_ops logged_ops = {
 	.name = "log", .readv = logged_readv, .writev = logged_writev, .sync = logged_sync, .punch = logged_punch,
 	.zero = logged_zero, .resize = logged_resize, .seek = logged_seek, .size = logged_size, .mtime = logged_mtime,
-	.fd = logged_fd, .close = logged_close,
+	.stamp = logged_stamp, .fd = logged_fd, .close = logged_close,
 };
 
 /* ---- the folder ----------------------------------------------------------------------------------- */
