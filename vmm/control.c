@@ -237,12 +237,12 @@ static void client_execute(struct client *c, json_object *request)
 
 static bool is_blank(const char *text, size_t len)
 {
-	while (len && strchr(" \t\r", *text) && *text)
+	while (len && strchr(" \t\r\n", *text) && *text)
 		text++, len--;
 	return len == 0;
 }
 
-static void client_line(struct client *c, const char *line, size_t len)
+static void client_request(struct client *c, const char *line, size_t len)
 {
 	json_tokener *t = json_tokener_new_ex(NESTING_MAX);
 	json_object *request = NULL;
@@ -257,26 +257,49 @@ static void client_line(struct client *c, const char *line, size_t len)
 	if (request && json_object_is_type(request, json_type_object) && is_blank(line + used, len - used))
 		client_execute(c, request);
 	else
-		client_refuse(c, NULL, "GenericError", "JSON parse error: expected one object per line");
+		client_refuse(c, NULL, "GenericError", "JSON parse error: expected an object on one line");
 	json_object_put(request);
 }
 
-static void client_lines(struct client *c)
+/*
+ * Bytes of the next request: up to the brace that closes it, as many clients send no line end, or up to the end of a
+ * line that holds none. 0: it has not come as a whole.
+ */
+static size_t request_len(const char *text, size_t len)
 {
-	size_t at = 0;
-	char *end;
+	bool in_string = false;
+	unsigned depth = 0;
 
-	while (!c->dead && (end = memchr(c->line + at, '\n', c->line_len - at))) {
-		size_t len = (size_t)(end - c->line) - at;
+	for (size_t i = 0; i < len; i++) {
+		if (text[i] == '\n')
+			return i + 1;
+		if (in_string && text[i] == '\\')
+			i++;
+		else if (text[i] == '"')
+			in_string = !in_string;
+		else if (!in_string && text[i] == '{')
+			depth++;
+		else if (!in_string && text[i] == '}' && depth && --depth == 0 && *text == '{')
+			return i + 1;
+	}
+	return 0;
+}
 
+static void client_requests(struct client *c)
+{
+	size_t at = 0, len;
+
+	while (!c->dead && (len = request_len(c->line + at, c->line_len - at))) {
 		if (!is_blank(c->line + at, len))
-			client_line(c, c->line + at, len);
-		at += len + 1;
+			client_request(c, c->line + at, len);
+		at += len;
+		while (at < c->line_len && is_blank(c->line + at, 1))
+			at++;
 	}
 	memmove(c->line, c->line + at, c->line_len - at);
 	c->line_len -= at;
 	if (c->line_len == sizeof(c->line)) {
-		client_refuse(c, NULL, "GenericError", "line longer than 64 KiB");
+		client_refuse(c, NULL, "GenericError", "request longer than 64 KiB");
 		client_die(c);
 	}
 }
@@ -321,7 +344,7 @@ static void on_client(void *ctx, uint32_t events)
 
 		if (n > 0) {
 			c->line_len += (size_t)n;
-			client_lines(c);
+			client_requests(c);
 		} else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
 			c->dead = true;
 		}
@@ -336,7 +359,7 @@ static bool may_talk(const struct vmm_control *control, int fd)
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
 
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && 
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
 	       (peer.uid == 0 || peer.uid == control->owner);
 }
 

@@ -3,8 +3,8 @@
 #define SPINDLE_VMM_CONTROL_H
 /*
  * The control socket: JSON lines in the QMP dialect (greeting, execute, return, error, event), because tools and people
- * know it. Runs on the machine's loop. Only our own uid and root are answered; a line has at most 64 KiB, a client that
- * does not read loses its connection.
+ * know it. Runs on the machine's loop. Only our own uid and root are answered; a request has at most 64
+ * KiB and no line end within, a client that does not read loses its connection.
  */
 #include "base/err.h"
 #include "vmm/loop.h"

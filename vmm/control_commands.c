@@ -230,8 +230,9 @@ static int change_medium(struct vmm_machine *m, json_object *arguments, json_obj
 
 	if (r == 0)
 		r = need_text(arguments, "filename", &file, err);
-	return r < 0 ? r : vmm_machine_medium(m, device, file, text_of(arguments, "folder"), flag_of(arguments, "force"),
-					  err);
+	if (r < 0)
+		return r;
+	return vmm_machine_medium(m, device, file, text_of(arguments, "folder"), flag_of(arguments, "force"), err);
 }
 
 static int eject(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err)

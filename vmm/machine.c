@@ -234,7 +234,6 @@ int vmm_machine_reset(struct vmm_machine *m, struct sp_err *err)
 {
 	if (!m->started)
 		return sp_err_set(err, -EINVAL, "the machine does not run");
-	vmm_partition_resume(m->partition);
 	vmm_partition_request(m->partition, VMM_STOP_RESET);
 	return 0;
 }

@@ -268,7 +268,8 @@ int machine_guest_load(struct vmm_machine *m, struct sp_err *err)
 		return r;
 	opts.kernel = kernel;
 	opts.initrd = initrd;
-	return vmm_boot_load(m->memory, &opts, &m->boot, err);
+	r = vmm_boot_load(m->memory, &opts, &m->boot, err);
+	return r < 0 ? sp_err_prefix(err, r, "%s", m->config->kernel) : 0;
 }
 
 int machine_guest_run(struct vmm_machine *m, struct sp_err *err)
@@ -310,6 +311,8 @@ static int reboot(struct vmm_machine *m, struct sp_err *err)
 	m->crashed = false;
 	pthread_mutex_unlock(&m->crash_lock);
 	r = machine_guest_load(m, err);
+	if (r == 0 && m->state == VMM_PAUSED)
+		vmm_partition_resume(m->partition);	/* it counts: once for the one pause */
 	if (r == 0)
 		r = machine_guest_run(m, err);
 	if (r == 0) {
