@@ -41,7 +41,7 @@ static const int allowed[] = {
 	SCMP_SYS(rt_sigreturn), SCMP_SYS(wait4),
 	/* connections that exist, and clients of sockets that listen */
 	SCMP_SYS(accept4), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg),
-	SCMP_SYS(getsockopt),
+	SCMP_SYS(getsockopt), SCMP_SYS(shutdown),
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 	/* the run-time library of the sanitizer, which looks for leaks from a process of its own */
 	SCMP_SYS(sigaltstack), SCMP_SYS(sched_yield), SCMP_SYS(getrusage), SCMP_SYS(getdents64), SCMP_SYS(getppid),

@@ -128,5 +128,5 @@ status 1 sv attach m --disk b.vhdx
 says err "--attach-from"
 status 0 sv stop --force m
 ended 0
-status 1 env ASAN_OPTIONS="$jailed" "$SPINDLE_VM" run --name m --kernel "$SPIN" --serial none --attach-from nowhere
+status 1 "$SPINDLE_VM" run --name m --kernel "$SPIN" --serial none --attach-from nowhere
 says err nowhere

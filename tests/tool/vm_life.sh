@@ -40,9 +40,9 @@ status 1 sv stop --timeout=1 --reboot m
 is .status running || fail "still running"
 
 # a second machine of that name; and the lock of the disk
-status 1 env ASAN_OPTIONS="$jailed" "$SPINDLE_VM" run --name m --kernel "$SPIN" --serial none
+status 1 "$SPINDLE_VM" run --name m --kernel "$SPIN" --serial none
 says err "m.sock: a machine of this name runs already"
-status 1 env ASAN_OPTIONS="$jailed" "$SPINDLE_VM" run --name n --kernel "$SPIN" --serial none --disk a.vhdx
+status 1 "$SPINDLE_VM" run --name n --kernel "$SPIN" --serial none --disk a.vhdx
 says err "a.vhdx"
 status 1 vt create --force a.vhdx 1M
 says err "a.vhdx"
@@ -97,7 +97,7 @@ vt check -q a.vhdx
 
 # without the jail, where leaks are looked for
 vm_pid=
-"$SPINDLE_VM" run --no-jail --name m --mem 32 --kernel "$SPIN" --serial none --disk a.vhdx,snapshot --dvd none \
+ASAN_OPTIONS=$leaks_looked_for "$SPINDLE_VM" run --no-jail --name m --mem 32 --kernel "$SPIN" --serial none --disk a.vhdx,snapshot --dvd none \
 	</dev/null >vm.out 2>vm.err &
 vm_pid=$!
 soon sv status m

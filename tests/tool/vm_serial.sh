@@ -35,7 +35,7 @@ soon grep -q spinning vm.out
 off
 
 mkdir folder
-(cd folder && ASAN_OPTIONS=$jailed exec "$SPINDLE_VM" run --name m --mem 32 --cpus 2 --kernel "$SPIN" --serial unix:c.sock) &
+(cd folder && exec "$SPINDLE_VM" run --name m --mem 32 --cpus 2 --kernel "$SPIN" --serial unix:c.sock) &
 vm_pid=$!
 soon sv status m
 equal "$(console)" "unix:$PWD/folder/c.sock"

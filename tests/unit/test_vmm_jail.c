@@ -41,7 +41,7 @@ static const short may[] = {
 	SYS_restart_syscall, SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise, SYS_memfd_create, SYS_getrandom,
 	SYS_sched_getaffinity, SYS_sysinfo, SYS_set_robust_list, SYS_rseq, SYS_exit, SYS_exit_group, SYS_gettid,
 	SYS_getpid, SYS_geteuid, SYS_tgkill, SYS_rt_sigprocmask, SYS_rt_sigaction, SYS_rt_sigreturn, SYS_wait4,
-	SYS_accept4, SYS_recvfrom, SYS_recvmsg, SYS_sendto, SYS_sendmsg, SYS_getsockopt,
+	SYS_accept4, SYS_recvfrom, SYS_recvmsg, SYS_sendto, SYS_sendmsg, SYS_getsockopt, SYS_shutdown,
 };
 
 /* With some arguments only: rows of their own below. */
