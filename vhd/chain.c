@@ -288,29 +288,32 @@ int vhd_disk_open(const char *path, const struct vhd_open_opts *o, struct vhd_di
 	return 0;
 }
 
-/* The leaf, and whatever was the leaf before a switch: each ends clean. Returns the first failure. */
+/* The leaf, and whatever below it was left writable by a switch: each ends clean. Returns the first failure. */
+static int finish_writable(struct vhd_disk *d, bool abandon, struct sp_err *err)
+{
+	int first = 0;
+
+	for (unsigned level = d->layers; level-- > 0;) {
+		struct vhd_layer *l = &d->layer[level];
+		int r = l->img->flags & VHD_IMG_WRITABLE ? vhd_image_finish(l->img, abandon) : 0;
+
+		if (r < 0 && first == 0)
+			first = sp_err_set(err, r, "cannot close %s cleanly: %s; what was flushed is safe, the next "
+					   "writable open sets the rest right", l->path, strerror(-r));
+	}
+	return first;
+}
+
 static int close_writable(struct vhd_disk *d, bool abandon, struct sp_err *err)
 {
-	unsigned first = d->layers;
-	int result = 0;
+	int r = finish_writable(d, abandon, err);
 
-	while (first > 0 && (d->layer[first - 1].img->flags & VHD_IMG_WRITABLE)) {
-		struct vhd_layer *l = &d->layer[--first];
-		int r = vhd_image_finish(l->img, abandon);
-
-		if (r < 0 && result == 0)
-			result = sp_err_set(err, r, "cannot close %s cleanly: %s; what was flushed is safe, the next "
-					    "writable open sets the rest right", l->path, strerror(-r));
-	}
 	/* Now the files are as they will be found, and nobody else can have written them yet. */
-	disk_track_closed(d, abandon || result < 0);
-	while (d->layers > first) {
-		struct vhd_layer *l = &d->layer[--d->layers];
-
-		vhd_image_free(l->img);
-		sp_free(l->path);
-	}
-	return result;
+	disk_track_closed(d, abandon || r < 0);
+	for (unsigned level = 0; level < d->layers; level++)
+		if (d->layer[level].img->flags & VHD_IMG_WRITABLE)
+			vhd_image_free(sp_take(d->layer[level].img));
+	return r;
 }
 
 int vhd_disk_close(struct vhd_disk *d, struct sp_err *err)

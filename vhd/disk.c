@@ -52,7 +52,7 @@ struct vhd_image *vhd_disk_image(struct vhd_disk *d, unsigned layer)
 	return l ? l->img : NULL;
 }
 
-int vhd_disk_layer_info(struct vhd_disk *d, unsigned layer, struct vhd_layer_info *ret)
+static int layer_info(struct vhd_disk *d, unsigned layer, struct vhd_layer_info *ret)
 {
 	struct vhd_layer *l = layer_at(d, layer);
 	struct vhd_image *img;
@@ -79,14 +79,24 @@ int vhd_disk_layer_info(struct vhd_disk *d, unsigned layer, struct vhd_layer_inf
 	return store_size(img->store, &ret->file_size);
 }
 
+int vhd_disk_layer_info(struct vhd_disk *d, unsigned layer, struct vhd_layer_info *ret)
+{
+	int r;
+
+	pthread_mutex_lock(&d->meta);
+	r = layer_info(d, layer, ret);
+	pthread_mutex_unlock(&d->meta);
+	return r;
+}
+
 void vhd_disk_layer_describe(struct vhd_disk *d, unsigned layer, void *json_object)
 {
-	struct vhd_layer *l = layer_at(d, layer);
+	struct vhd_layer *l;
 
-	if (!l)
-		return;
 	pthread_mutex_lock(&d->meta);
-	l->img->format->describe(l->img, json_object);
+	l = layer_at(d, layer);
+	if (l)
+		l->img->format->describe(l->img, json_object);
 	pthread_mutex_unlock(&d->meta);
 }
 

@@ -15,6 +15,7 @@
  *   switch.c	   drain and leaf switch
  *   disk_grow.c   a larger disk under running I/O
  *   track*.c	   which ranges changed since when
+ *   disk_edit.c   layers taken out or replaced under running I/O
  *
  * Lock order: commit.lock, then meta, then epoch.lock. None is held during payload I/O, except partial, which is held
  * for a whole read-modify-write and comes before all others.
@@ -55,6 +56,9 @@ struct vhd_disk {
 	unsigned layers, layer_room;
 	struct vhd_image *leaf;		/* = layer[layers - 1].img; meta, or drained */
 	_Atomic unsigned leaf_level;
+	_Atomic unsigned chain_edits;	/* a layer was taken out or replaced; changes while drained */
+	bool edit_switched;		/* ... and the leaf is another file now; drained */
+	atomic_bool live_busy;		/* a set or a merge is at work, see live.h */
 	bool orphaned;			/* the base names a parent that was not found */
 	bool below;			/* the base's parent was left out on purpose */
 
@@ -82,7 +86,30 @@ struct vhd_disk {
 /* ---- chain.c, parent.c ---- */
 
 int disk_find_parent(struct vhd_disk *d, struct vhd_layer *child, struct vhd_layer *ret_parent, struct sp_err *err);
+/* The part of an absolute path below the root, or NULL. */
+const char *disk_below_root(const struct vhd_disk *d, const char *path);
 unsigned disk_store_flags(const struct vhd_disk *d, bool writable);
+
+/* ---- switch.c ---- */
+
+/* The steps of vhd_disk_push_leaf(), for many disks at once: the first two may fail, the last one cannot. */
+int disk_leaf_fits(struct vhd_disk *d, const struct vhd_image *leaf, struct sp_err *err);
+int disk_leaf_reserve(struct vhd_disk *d);			/* drained */
+void disk_leaf_put(struct vhd_disk *d, struct vhd_image *leaf, char *path);	/* drained, flushed; takes @path */
+
+/* ---- disk_edit.c: see there ---- */
+
+int disk_edit_begin(struct vhd_disk *d, unsigned drain_ms);	/* 0 or -ETIMEDOUT; then I/O goes on */
+void disk_edit_end(struct vhd_disk *d);
+/* No flush runs, nobody else calls a format; I/O goes on where it needs no format. */
+void disk_formats_lock(struct vhd_disk *d);
+void disk_formats_unlock(struct vhd_disk *d);
+/* Within an edit. Another image of the same content at @level; returns the old one, still open. */
+struct vhd_image *disk_edit_replace(struct vhd_disk *d, unsigned level, struct vhd_image *img);
+/* Within an edit. Layer @level goes; the one below takes over its name and place, and is the leaf if it was. */
+struct vhd_image *disk_edit_remove(struct vhd_disk *d, unsigned level);
+/* The name of the layer below the folder of the disk; NULL if it lies elsewhere. Valid until the next edit. */
+const char *disk_layer_name(const struct vhd_disk *d, unsigned level);
 
 /* ---- disk_resolve.c ---- */
 

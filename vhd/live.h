@@ -96,7 +96,8 @@ enum vhd_live_outcome { VHD_LIVE_NOTHING, VHD_LIVE_DROPPED, VHD_LIVE_COMPLETED }
  * vhd_live_recover - finish or take back what a power cut or a kill interrupted
  * @places: all disks of the machine, none of them open; the disks of an interrupted set must all be among them
  *
- * To be called at each start of a machine, before its disks are opened. Harmless to repeat, also after being cut itself.
+ * To be called at each start of a machine, before its disks are opened. Harmless to repeat, also after being cut
+ * itself.
  * *ret_outcome (may be NULL): the most that was done. Returns 0, -EBUSY (somebody has a disk of the set open),
  * -ENOENT (the record names a disk that is not in @places), -ESTALE (a disk was written by somebody else since the
  * commit), -EIO.
@@ -128,7 +129,8 @@ void vhd_live_list_free(struct vhd_live_snapshot *list);	/* NULL is fine */
 
 struct vhd_live_merge_opts {
 	uint64_t rate_limit;		/* bytes per second, 0: none. Not kept in the last rounds, see below */
-	uint64_t small;			/* bytes left that are moved while I/O waits, 0: 16 MiB */
+	uint64_t small;			/* bytes left that are moved while I/O waits, 0: 16 MiB; up to 16 times as
+					 * much if the guest keeps writing as fast as data goes down */
 	unsigned drain_ms;		/* 0: VHD_LIVE_DRAIN_MS */
 };
 
@@ -142,15 +144,15 @@ struct vhd_live_merge_result {
  * vhd_live_merge - delete snapshot @name of a disk in use
  * @job: progress and cancellation, may be NULL. -ECANCELED leaves a valid chain, and a later call goes on
  *
- * Blocks its caller until done; the disk's I/O goes on. The layer above the snapshot goes down into the snapshot's file,
- * which takes its name. If that layer is the live leaf, a fresh leaf "<stem>.<name>~merge.<ext>" ... takes the writes
- * meanwhile, and again until little is left (opts->small), which is moved while I/O waits. The rate limit holds for the
- * first round.
+ * Blocks its caller until done; the disk's I/O goes on. The layer above the snapshot goes down into the snapshot's
+ * file, which takes its name. If that layer is the live leaf, a fresh leaf takes the writes meanwhile and the former
+ * one, "<stem>.<name>~merge1.<ext>", goes down; again until little is left (opts->small), which is moved while I/O
+ * waits. The rate limit holds for the first round.
  *
  * At every instant the chain in the files is valid and reads right. After a kill or a power cut call it again, or use
  * vhd-tool snapshot delete. Returns 0, -ENOENT (no such snapshot), -EBUSY (another set or merge, or somebody reads the
  * snapshot's file), -EAGAIN (the guest writes faster than data goes down: all valid, try later), -ECANCELED, -ENOSPC,
- * -ENOTSUP, -EIO.
+ * -ENOTSUP (a VHD snapshot that has another one above it), -EIO.
  */
 int vhd_live_merge(struct vhd_disk *d, const char *name, const struct vhd_live_merge_opts *opts, struct sp_job *job,
 		   struct vhd_live_merge_result *ret, struct sp_err *err);

@@ -27,6 +27,7 @@
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "base/seed.h"
+#include "vhd/live_int.h"
 #include "vhd/op_workers.h"
 #include "vhd/ops_int.h"
 #include "vhd/vhdx_int.h"
@@ -41,7 +42,7 @@ static size_t stem_len(const char *base)
 	return dot && dot != base ? (size_t)(dot - base) : strlen(base);
 }
 
-static int check_name(const char *name, struct sp_err *err)
+int op_snapshot_check_name(const char *name, struct sp_err *err)
 {
 	if (!*name || strchr(name, '/') || strlen(name) > 200)
 		return sp_err_set(err, -EINVAL, "a snapshot's name has 1 to 200 bytes and no \"/\"");
@@ -52,7 +53,7 @@ static int check_name(const char *name, struct sp_err *err)
 }
 
 /* "dir/disk.vhdx", "monday" -> "dir/disk.monday.vhdx" */
-static char *snapshot_file(const char *image, const char *name)
+char *op_snapshot_file(const char *image, const char *name)
 {
 	const char *base = op_name_base(image);
 	size_t stem = stem_len(base);
@@ -61,7 +62,7 @@ static char *snapshot_file(const char *image, const char *name)
 }
 
 /* The snapshot name in @file, a snapshot of @image: into @buf. False when it is not one by its name. */
-static bool snapshot_name(const char *image, const char *file, char *buf, size_t room)
+bool op_snapshot_name(const char *image, const char *file, char *buf, size_t room)
 {
 	const char *base = op_name_base(image), *other = op_name_base(file);
 	size_t stem = stem_len(base), ext = strlen(base + stem), len = strlen(other);
@@ -77,7 +78,7 @@ static bool snapshot_name(const char *image, const char *file, char *buf, size_t
 /* ---- a new leaf ---------------------------------------------------------------------------------- */
 
 /* An empty child of @parent, which is or will be called @parent_name, under @temp beside @image. */
-static int make_child(struct store_folder *f, const char *image, const char *temp, struct vhd_image *parent,
+int op_snapshot_child(struct store_folder *f, const char *image, const char *temp, struct vhd_image *parent,
 		      const char *parent_name, struct sp_err *err)
 {
 	SP_AUTO_FREE char *relative = op_name_relative(image, parent_name);
@@ -158,7 +159,7 @@ static int create_on(struct store_folder *f, const char *image, struct vhd_image
 		if (!same)
 			return sp_err_set(err, -EEXIST, "%s exists already", file);
 	}
-	r = make_child(f, image, temp, leaf, file, err);
+	r = op_snapshot_child(f, image, temp, leaf, file, err);
 	if (r < 0)
 		return r;
 	r = add_name(f, image, leaf, file, err);
@@ -171,9 +172,9 @@ static int create_on(struct store_folder *f, const char *image, struct vhd_image
 
 int vhd_snapshot_create_in(struct store_folder *f, const char *image, const char *name, struct sp_err *err)
 {
-	SP_AUTO_FREE char *file = snapshot_file(image, name);
+	SP_AUTO_FREE char *file = op_snapshot_file(image, name);
 	struct vhd_image *leaf;
-	int r = check_name(name, err);
+	int r = op_snapshot_check_name(name, err);
 
 	if (r < 0)
 		return r;
@@ -196,7 +197,7 @@ static int list_one(struct store_folder *f, const char *image, const char *file,
 	struct store *s;
 	int r;
 
-	if (!snapshot_name(image, file, ret->name, sizeof(ret->name)))
+	if (!op_snapshot_name(image, file, ret->name, sizeof(ret->name)))
 		return 0;
 	r = store_folder_open(f, file, STORE_NO_LOCK, &s, NULL);
 	if (r < 0)
@@ -251,6 +252,15 @@ static int no_such(const char *image, const char *name, struct sp_err *err)
 
 /* ---- revert -------------------------------------------------------------------------------------- */
 
+/* The side-car of a snapshot that is gone; both durable. */
+static int forget_meta(struct store_folder *f, const char *file)
+{
+	SP_AUTO_FREE char *meta = live_name_meta(file);
+	int r = meta ? live_file_remove(f, meta) : -ENOMEM;
+
+	return r < 0 ? r : store_folder_sync(f, file);
+}
+
 /* Later snapshots hang on nothing any more. Layers with other names are somebody else's. */
 static int drop_later(struct store_folder *f, const char *image, const struct op_chain *c, unsigned depth,
 		      struct sp_err *err)
@@ -259,11 +269,11 @@ static int drop_later(struct store_folder *f, const char *image, const struct op
 	int r = 0;
 
 	for (unsigned i = 1; r == 0 && i < depth; i++) {
-		if (!snapshot_name(image, c->layer[i].name, name, sizeof(name)))
+		if (!op_snapshot_name(image, c->layer[i].name, name, sizeof(name)))
 			continue;
 		r = store_folder_unlink(f, c->layer[i].name);
 		if (r == 0)
-			r = store_folder_sync(f, c->layer[i].name);
+			r = forget_meta(f, c->layer[i].name);
 		if (r < 0)
 			sp_err_set(err, r, "reverted, but the later snapshot \"%s\" could not be deleted: %s", name,
 				   strerror(-r));
@@ -277,7 +287,7 @@ static void tell_revert(const char *image, const struct op_chain *c, unsigned de
 	size_t n = (size_t)snprintf(text, sizeof(text), "would discard what was written to %s", image);
 
 	for (unsigned i = 1; i < depth && n < sizeof(text); i++)
-		if (snapshot_name(image, c->layer[i].name, name, sizeof(name)))
+		if (op_snapshot_name(image, c->layer[i].name, name, sizeof(name)))
 			n += (size_t)snprintf(text + n, sizeof(text) - n, ", and snapshot \"%s\"", name);
 	sp_err_set(err, 0, "%s", text);
 }
@@ -290,7 +300,7 @@ static int new_leaf_on(struct store_folder *f, const char *image, const char *pa
 
 	if (r < 0)
 		return r;
-	r = make_child(f, image, temp, parent, parent_name, err);
+	r = op_snapshot_child(f, image, temp, parent, parent_name, err);
 	if (r == 0)
 		r = put_leaf(f, temp, image, err);
 	vhd_image_close(parent, true);
@@ -313,10 +323,10 @@ static int revert_to(struct store_folder *f, const char *image, const struct op_
 int vhd_snapshot_revert_in(struct store_folder *f, const char *image, const char *name, bool dry_run,
 			   struct sp_err *err)
 {
-	SP_AUTO_FREE char *file = snapshot_file(image, name);
+	SP_AUTO_FREE char *file = op_snapshot_file(image, name);
 	struct op_chain chain;
 	unsigned depth;
-	int r = check_name(name, err);
+	int r = op_snapshot_check_name(name, err);
 
 	if (r < 0)
 		return r;
@@ -429,23 +439,65 @@ static int remove_leftover(struct removal *x, const char *file, struct sp_err *e
 	return r < 0 ? sp_err_set(err, r, "cannot delete %s: %s", file, strerror(-r)) : 0;
 }
 
-int vhd_snapshot_delete_in(struct store_folder *f, const char *image, const char *name, bool dry_run,
-			   struct sp_job *job, struct sp_err *err)
+/* A layer that a merge of @name under running I/O left behind; NULL: none. sp_free() it. */
+static int find_rest(struct store_folder *f, const char *image, const char *name, char **ret, struct sp_err *err)
 {
-	SP_AUTO_FREE char *file = snapshot_file(image, name);
-	struct removal x = { .folder = f, .image = image, .name = name, .dry_run = dry_run };
-	int r = check_name(name, err);
+	struct op_chain chain;
+	char other[256];
+	int r = op_chain_list(f, image, &chain, err);
 
+	*ret = NULL;
 	if (r < 0)
 		return r;
+	for (unsigned i = chain.count; !*ret && i-- > 1;)
+		if (op_snapshot_name(image, chain.layer[i].name, other, sizeof(other)) &&
+		    live_name_is_rest(other, name))
+			*ret = sp_strdup(other);
+	op_chain_fini(&chain);
+	return 0;
+}
+
+/* @or_rest: it need not be there, what is left of it will do. */
+static int delete_one(struct store_folder *f, const char *image, const char *name, bool or_rest, bool dry_run,
+		      struct sp_job *job, struct sp_err *err)
+{
+	SP_AUTO_FREE char *file = op_snapshot_file(image, name);
+	struct removal x = { .folder = f, .image = image, .name = name, .dry_run = dry_run };
+	int r;
+
 	if (!file)
 		return sp_err_set(err, -ENOMEM, "out of memory");
 	r = op_chain_list(f, image, &x.chain, err);
 	if (r < 0)
 		return r;
 	x.depth = find_snapshot(&x.chain, file);
-	r = x.depth ? remove_layer(&x, job, err) : remove_leftover(&x, file, err);
+	if (x.depth)
+		r = remove_layer(&x, job, err);
+	else if (!or_rest)
+		r = remove_leftover(&x, file, err);
 	op_chain_fini(&x.chain);
+	if (r == 0 && !dry_run && forget_meta(f, file) < 0)
+		r = sp_err_set(err, -EIO, "the snapshot is deleted, but its side-car %s.json is not", file);
+	return r;
+}
+
+int vhd_snapshot_delete_in(struct store_folder *f, const char *image, const char *name, bool dry_run,
+			   struct sp_job *job, struct sp_err *err)
+{
+	char *rest = NULL;
+	int r = op_snapshot_check_name(name, err);
+
+	if (r == 0)
+		r = find_rest(f, image, name, &rest, err);
+	if (r == 0)
+		r = delete_one(f, image, name, rest, dry_run, job, err);
+	while (r == 0 && rest && !dry_run) {
+		r = delete_one(f, image, rest, false, false, job, err);
+		sp_free(sp_take(rest));
+		if (r == 0)
+			r = find_rest(f, image, name, &rest, err);
+	}
+	sp_free(rest);
 	return r;
 }
 

@@ -34,6 +34,17 @@ int vhd_snapshot_revert_in(struct store_folder *folder, const char *image, const
 int vhd_snapshot_delete_in(struct store_folder *folder, const char *image, const char *name, bool dry_run,
 			   struct sp_job *job, struct sp_err *err);
 
+/* ---- op_snapshot.c: names ------------------------------------------------------------------------- */
+
+int op_snapshot_check_name(const char *name, struct sp_err *err);
+/* "dir/disk.vhdx", "monday" -> "dir/disk.monday.vhdx"; the caller's memory (sp_free()), NULL when out of it. */
+char *op_snapshot_file(const char *image, const char *name);
+/* The snapshot name in @file, a snapshot of @image: into @buf. False when it is not one by its name. */
+bool op_snapshot_name(const char *image, const char *file, char *buf, size_t room);
+/* An empty child of @parent, which is or will be called @parent_name, under @temp beside @image; durable. */
+int op_snapshot_child(struct store_folder *f, const char *image, const char *temp, struct vhd_image *parent,
+		      const char *parent_name, struct sp_err *err);
+
 /* Digests of each MiB of the first @size bytes, and of all of them when @whole (which needs them in order). */
 int op_hash(struct vhd_disk *d, uint64_t size, bool whole, unsigned threads, struct sp_job *job,
 	    struct vhd_hash *ret_hash, struct sp_err *err);

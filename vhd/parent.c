@@ -98,8 +98,7 @@ static char *candidate(const struct vhd_disk *d, const struct vhd_layer *child, 
 	return *last && strcmp(last, ".") != 0 && strcmp(last, "..") != 0 ? join(dir, last) : NULL;
 }
 
-/* The part of an absolute path below the root, or NULL. */
-static const char *below_root(const struct vhd_disk *d, const char *path)
+const char *disk_below_root(const struct vhd_disk *d, const char *path)
 {
 	size_t n = strlen(d->root);
 
@@ -157,7 +156,7 @@ static int try_path(struct vhd_disk *d, struct vhd_layer *child, const char *pat
 		    struct sp_err *err)
 {
 	const struct vhd_format *format;
-	const char *name = below_root(d, path);
+	const char *name = disk_below_root(d, path);
 	struct vhd_image *img;
 	struct store *s;
 	int r;

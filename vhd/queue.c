@@ -69,7 +69,7 @@ struct vhd_queue {
 	struct list stalled;		/* want parts */
 	struct vhd_req *waiting, **waiting_tail;	/* want a slot, or the gate to open */
 	unsigned inflight, working;
-	unsigned layers_registered;
+	unsigned layers_registered, chain_registered;	/* how many of which chain */
 	struct vhd_req *ready, **ready_tail;	/* finished, callbacks to be run by poll */
 	unsigned depth;
 	pthread_mutex_t mail_lock;	/* the committer thread brings finished work */
@@ -428,9 +428,16 @@ static int req_check(const struct vhd_queue *q, const struct vhd_req *req)
 	return -EINVAL;
 }
 
-/* A leaf that came on top since: its file is not in the ring's table yet. */
+/* Files that came into the chain since are not in the ring's table yet, and some that left it are. */
 static void register_layers(struct vhd_queue *q)
 {
+	unsigned chain = atomic_load_explicit(&q->d->chain_edits, memory_order_relaxed);
+
+	if (q->chain_registered != chain) {	/* drained since: nothing of ours is in flight on what has gone */
+		store_ring_unregister_all(q->ring);
+		q->chain_registered = chain;
+		q->layers_registered = 0;
+	}
 	for (; q->layers_registered < q->d->layers; q->layers_registered++) {
 		if (store_ring_register(q->ring, disk_store(q->d, q->layers_registered)) < 0) {
 			/* The ring then works by descriptor: slower, not wrong. */
@@ -456,7 +463,8 @@ static void slot_start(struct slot *s)
 	struct vhd_queue *q = s->q;
 	struct vhd_req *req = s->req;
 
-	if (q->layers_registered != q->d->layers)
+	if (q->layers_registered != q->d->layers ||
+	    q->chain_registered != atomic_load_explicit(&q->d->chain_edits, memory_order_relaxed))
 		register_layers(q);
 	s->parts = 0;
 	s->done = 0;

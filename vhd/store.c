@@ -151,6 +151,11 @@ bool store_same(const struct store *a, const struct store *b)
 	return a->id.dev == b->id.dev && a->id.ino == b->id.ino;
 }
 
+int store_relock(struct store *s, bool hold, struct sp_err *err)
+{
+	return s->ops->relock ? s->ops->relock(s, hold, err) : 0;
+}
+
 void store_close(struct store *s)
 {
 	if (s)

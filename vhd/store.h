@@ -63,6 +63,8 @@ struct store_ops {
 	int (*stamp)(struct store *s, struct store_stamp *ret_stamp);	/* NULL: cannot tell */
 	/* A descriptor that a store_ring may drive with io_uring, or -1. */
 	int (*fd)(struct store *s);
+	/* NULL where nothing is locked. */
+	int (*relock)(struct store *s, bool hold, struct sp_err *err);
 	void (*close)(struct store *s);
 };
 
@@ -92,6 +94,8 @@ int store_size(struct store *s, uint64_t *ret_size);
 int store_mtime(struct store *s, int64_t *ret_unix_seconds);
 int store_stamp(struct store *s, struct store_stamp *ret_stamp);	/* -ENOTSUP: cannot tell (block devices) */
 bool store_same(const struct store *a, const struct store *b);
+/* From now on a reader's lock (@hold), or none, whatever was held before. A store opened without locks stays so. */
+int store_relock(struct store *s, bool hold, struct sp_err *err);
 /* Closes and frees; NULL is fine. Does not sync. */
 void store_close(struct store *s);
 /* Reads what there is of [offset, offset+len): bytes past the end come back as zeros. For probing. */
@@ -184,6 +188,7 @@ void store_ring_free(struct store_ring *r);		/* nothing may be in flight */
 /* Registered files: makes I/O on @s cheaper; without it the ring works by descriptor. 0 or negative errno. */
 int store_ring_register(struct store_ring *r, struct store *s);
 void store_ring_unregister(struct store_ring *r, struct store *s);
+void store_ring_unregister_all(struct store_ring *r);	/* the stores may be closed already; nothing is in flight */
 int store_ring_register_buffers(struct store_ring *r, const struct iovec *iov, unsigned count);
 void store_submit(struct store_ring *r, struct store_req *req);	/* queues; errors come by ->complete */
 int store_ring_kick(struct store_ring *r);		/* hands queued requests to the kernel, one system call */

@@ -31,6 +31,7 @@ static uint8_t zeros[ZEROS_SIZE] __attribute__((aligned(DIRECT_ALIGN)));
 struct store_file {
 	struct store base;
 	int fd;
+	bool locks;		/* not opened with STORE_NO_LOCK */
 	/* fallocate() modes this file system does not know: asked once, then remembered. Any thread. */
 	atomic_bool no_punch, no_zero_range;
 };
@@ -252,6 +253,14 @@ static int file_stamp(struct store *s, struct store_stamp *ret)
 	return 0;
 }
 
+static int file_relock(struct store *s, bool hold, struct sp_err *err)
+{
+	if (!((struct store_file *)s)->locks)
+		return 0;
+	store_lock_drop(file_fd(s));
+	return hold ? store_lock_take(file_fd(s), false, s->name, err) : 0;
+}
+
 static void file_close(struct store *s)
 {
 	store_lock_drop(file_fd(s));
@@ -263,7 +272,7 @@ static void file_close(struct store *s)
 static const struct store_ops file_ops = {
 	.name = "file", .readv = file_readv, .writev = file_writev, .sync = file_sync, .punch = file_punch,
 	.zero = file_zero, .resize = file_resize, .seek = file_seek, .size = file_size, .mtime = file_mtime,
-	.stamp = file_stamp, .fd = file_fd, .close = file_close,
+	.stamp = file_stamp, .fd = file_fd, .relock = file_relock, .close = file_close,
 };
 
 /* ---- opening -------------------------------------------------------------------------------------- */
@@ -341,6 +350,7 @@ int store_file_adopt(int fd, const char *name, unsigned flags, struct store **re
 	if (!f)
 		return sp_err_set(err, -ENOMEM, "%s: out of memory", name);
 	f->fd = fd;
+	f->locks = !(flags & STORE_NO_LOCK);
 	f->base.ops = &file_ops;
 	f->base.name = sp_strdup(name);
 	r = f->base.name ? clear_nonblock(fd) : -ENOMEM;

@@ -604,6 +604,19 @@ void store_ring_unregister(struct store_ring *r, struct store *s)
 		r->fixed_used[index / 64] &= ~((uint64_t)1 << (index % 64));
 }
 
+void store_ring_unregister_all(struct store_ring *r)
+{
+	int none = -1;
+
+	for (unsigned fd = 0; fd < r->fixed_room; fd++) {
+		if (!r->fixed[fd].store)
+			continue;
+		r->fixed[fd].store = NULL;
+		if (io_uring_register_files_update(&r->uring, (unsigned)r->fixed[fd].index, &none, 1) >= 0)
+			r->fixed_used[r->fixed[fd].index / 64] &= ~((uint64_t)1 << (r->fixed[fd].index % 64));
+	}
+}
+
 int store_ring_register_buffers(struct store_ring *r, const struct iovec *iov, unsigned count)
 {
 	int res = 0;

@@ -36,7 +36,7 @@ void vhd_disk_resume(struct vhd_disk *d)
 	epoch_open_gate(&d->epoch);
 }
 
-static int leaf_fits(struct vhd_disk *d, const struct vhd_image *leaf, struct sp_err *err)
+int disk_leaf_fits(struct vhd_disk *d, const struct vhd_image *leaf, struct sp_err *err)
 {
 	const struct vhd_parent_ref *ref = &leaf->parent;
 
@@ -50,11 +50,40 @@ static int leaf_fits(struct vhd_disk *d, const struct vhd_image *leaf, struct sp
 	return sp_err_set(err, -ESTALE, "%s was not made from the present content of %s", leaf->name, d->leaf->name);
 }
 
+int disk_leaf_reserve(struct vhd_disk *d)
+{
+	unsigned room = d->layers + 1;
+	struct vhd_layer *grown;
+
+	if (room <= d->layer_room)
+		return 0;
+	pthread_mutex_lock(&d->meta);
+	grown = sp_realloc(d->layer, room * sizeof(*grown));
+	if (grown) {
+		d->layer = grown;
+		d->layer_room = room;
+	}
+	pthread_mutex_unlock(&d->meta);
+	return grown ? 0 : -ENOMEM;
+}
+
+void disk_leaf_put(struct vhd_disk *d, struct vhd_image *leaf, char *path)
+{
+	disk_formats_lock(d);
+	d->layer[d->layers++] = (struct vhd_layer){ .img = leaf, .path = path };
+	d->leaf = leaf;
+	d->leaf_level = d->layers - 1;
+	d->begun = false;
+	d->grace_tag = 0;		/* what the old leaf had freed stays its own business */
+	/* What is known of the layers below stays true; only "writable in place" ended, and the level says that. */
+	disk_formats_unlock(d);
+	disk_track_switched(d);
+}
+
 int vhd_disk_push_leaf(struct vhd_disk *d, struct vhd_image *leaf, struct sp_err *err)
 {
-	struct vhd_layer *grown;
 	char *path;
-	int r = leaf_fits(d, leaf, err);
+	int r = disk_leaf_fits(d, leaf, err);
 
 	if (r < 0)
 		return r;
@@ -62,27 +91,10 @@ int vhd_disk_push_leaf(struct vhd_disk *d, struct vhd_image *leaf, struct sp_err
 	if (r < 0)
 		return sp_err_set(err, r, "cannot flush the present leaf");
 	path = sp_strdup(leaf->name);
-	grown = sp_realloc(d->layer, (d->layers + 1) * sizeof(*grown));
-	if (!path || !grown) {
-		if (grown)
-			d->layer = grown;
+	if (!path || disk_leaf_reserve(d) < 0) {
 		sp_free(path);
 		return sp_err_set(err, -ENOMEM, "out of memory");
 	}
-	pthread_mutex_lock(&d->commit.lock);
-	while (d->commit.running)
-		pthread_cond_wait(&d->commit.done_cond, &d->commit.lock);
-	pthread_mutex_lock(&d->meta);
-	d->layer = grown;
-	d->layer_room = d->layers + 1;
-	d->layer[d->layers++] = (struct vhd_layer){ .img = leaf, .path = path };
-	d->leaf = leaf;
-	d->leaf_level = d->layers - 1;
-	d->begun = false;
-	d->grace_tag = 0;		/* what the old leaf had freed stays its own business */
-	/* What is known of the layers below stays true; only "writable in place" ended, and the level says that. */
-	pthread_mutex_unlock(&d->meta);
-	pthread_mutex_unlock(&d->commit.lock);
-	disk_track_switched(d);
+	disk_leaf_put(d, leaf, path);
 	return 0;
 }

@@ -77,7 +77,7 @@ bool vhd_disk_writable(const struct vhd_disk *d);
 int vhd_disk_poisoned(const struct vhd_disk *d);
 
 struct vhd_layer_info {
-	const char *path;		/* as opened; valid while the disk is open */
+	const char *path;		/* as opened; valid while the disk is open and its chain stays as it is */
 	enum vhd_format_id format;
 	enum vhd_kind kind;
 	uint64_t size;			/* virtual */

@@ -135,6 +135,11 @@ static int overlay_fd(struct store *s)
 	return -1;
 }
 
+static int overlay_relock(struct store *s, bool hold, struct sp_err *err)
+{
+	return store_relock(overlay_of(s)->base, hold, err);
+}
+
 static void overlay_close(struct store *s)
 {
 	struct overlay *o = overlay_of(s);
@@ -155,6 +160,7 @@ static const struct store_ops overlay_ops = {
 	.mtime = overlay_mtime,
 	.stamp = overlay_stamp,
 	.fd = overlay_fd,
+	.relock = overlay_relock,
 	.close = overlay_close,
 };
 
