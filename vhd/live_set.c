@@ -2,13 +2,14 @@
 /*
  * The cut, and what follows it:
  *
- *   running ── close all gates ──► nobody inside ── flush all, rename record, sync ──► decided ── put leaves ──► running
+ *   running ── close gates ──► nobody inside ── flush all, rename record, sync ──► decided ── put leaves ──► running
  *      ▲			   │			   │
- *      └── open all gates ◄─ -ETIMEDOUT ──────────────┴─ any failure: "prepared" again
+ *      └── open gates ◄── -ETIMEDOUT ──────────────┴─ any failure: "prepared" again
  *
  * All gates are closed before the first one is waited for: there is an instant at which no disk of the set has a
- * request inside, and that is the snapshot. Decided is the moment the record is durable under its final name. Until then a
- * power cut gives the old leaves everywhere, from then on the new ones; so nothing may be written to a new leaf before.
+ * request inside, and that is the snapshot. Decided is the moment the record is durable under its final name. Until
+ * then a power cut gives the old leaves everywhere, from then on the new ones; so nothing may be written to a new leaf
+ * before.
  *
  * The new leaves keep their temporary names until finish, which needs no pause for it: a recovery renames them too.
  */
