@@ -97,14 +97,14 @@ bool epoch_grace_over(struct epoch *e)
 
 void epoch_close_gate(struct epoch *e)
 {
-	atomic_store(&e->gate, true);
+	atomic_fetch_add(&e->gate, 1);
 }
 
 void epoch_open_gate(struct epoch *e)
 {
 	pthread_mutex_lock(&e->lock);
-	atomic_store(&e->gate, false);
-	pthread_cond_broadcast(&e->opened);
+	if (atomic_fetch_sub(&e->gate, 1) == 1)
+		pthread_cond_broadcast(&e->opened);
 	pthread_mutex_unlock(&e->lock);
 }
 

@@ -25,7 +25,7 @@ struct epoch_member {
 
 struct epoch {
 	_Atomic unsigned phase;
-	atomic_bool gate;		/* closed: nobody may enter */
+	_Atomic unsigned gate;		/* how many keep it closed: then nobody may enter */
 	pthread_mutex_t lock;		/* members, and the gate's waiters */
 	pthread_cond_t opened;
 	struct epoch_member *members;
@@ -70,6 +70,7 @@ bool epoch_grace_begin(struct epoch *e);
 /* True once everybody who was inside at epoch_grace_begin() has left. */
 bool epoch_grace_over(struct epoch *e);
 
+/* Several may keep it closed at once; it is open again when the last of them opens it. */
 void epoch_close_gate(struct epoch *e);
 void epoch_open_gate(struct epoch *e);
 bool epoch_empty(struct epoch *e);
