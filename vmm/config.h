@@ -15,6 +15,7 @@
 #define VMM_CONTROLLERS 4u
 #define VMM_LUNS	64u
 #define VMM_CPUS_MAX	64u
+#define VMM_SERVED	(VMM_CONTROLLERS - 1)	/* with storvsp_socket: for clients on the host, not for the guest */
 
 struct vmm_disk_config {		/* --disk FILE[,key=value...]; --dvd FILE|none[,...] */
 	char *path;			/* NULL: a DVD drive without medium */
@@ -38,7 +39,7 @@ struct vmm_config {
 	char *serial;			/* stdio | none | unix:PATH | pty | file:PATH | tcp:PORT; default stdio */
 	char *qmp;			/* more control sockets beside the machine's own; NULL */
 	char *attach_from;		/* files below may be attached later, besides those beside its disks; NULL */
-	char *storvsp_socket;		/* serve the controllers to clients on this host as well; NULL */
+	char *storvsp_socket;		/* controller VMM_SERVED is for clients there: a disk has one master; NULL */
 	struct vmm_disk_config *disk;
 	unsigned disks;
 	bool paused;			/* do not start the processors */

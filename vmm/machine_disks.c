@@ -232,6 +232,27 @@ static int disk_add(struct vmm_machine *m, struct vmm_disk_config *c, struct mac
 
 /* ---- controllers -------------------------------------------------------------------------------------- */
 
+/* A guest and a client on the host that wrote one disk would destroy it: a controller has one user, and its disks can be
+ * detached here and attached there. */
+static int serve(struct vmm_machine *m, const struct vmbus_offer *offer, struct sp_err *err)
+{
+	int fd, r = vmbus_socket_listen(m->config->storvsp_socket, &fd, err);
+
+	if (r == 0)
+		r = vmbus_socket_server_new(fd, &m->server, err);
+	if (r < 0)
+		return r;
+	r = vmbus_socket_server_offer(m->server, offer);
+	if (r == 0)
+		r = vmbus_socket_server_start(m->server);
+	return r < 0 ? sp_err_set(err, r, "%s: %s", m->config->storvsp_socket, strerror(-r)) : 0;
+}
+
+static bool is_served(const struct vmm_machine *m, unsigned controller)
+{
+	return m->config->storvsp_socket && controller == VMM_SERVED;
+}
+
 static int controller_new(struct vmm_machine *m, unsigned index, struct sp_err *err)
 {
 	struct machine_controller *c = &m->controller[index];
@@ -244,24 +265,30 @@ static int controller_new(struct vmm_machine *m, unsigned index, struct sp_err *
 	snprintf(c->name, sizeof(c->name), "scsi%u", index);
 	derive(&opts.instance, &m->config->id, c->name);
 	r = storvsp_new(&opts, &c->vsp, err);
-	return r < 0 ? r : vmm_bus_offer(m->bus, storvsp_offer(c->vsp), &c->offer);
+	if (r < 0)
+		return r;
+	return is_served(m, index) ? serve(m, storvsp_offer(c->vsp), err) :
+	       vmm_bus_offer(m->bus, storvsp_offer(c->vsp), &c->offer);
 }
 
-static unsigned highest_controller(const struct vmm_config *c)
+/* The first is always there; those between are, as a guest counts without gaps. */
+static bool is_wanted(const struct vmm_machine *m, unsigned controller)
 {
-	int highest = 0;
+	const struct vmm_config *c = m->config;
+	bool wanted = controller == 0 || is_served(m, controller);
 
-	for (unsigned i = 0; i < c->disks; i++)
-		highest = c->disk[i].controller > highest ? c->disk[i].controller : highest;
-	return (unsigned)highest;
+	for (unsigned i = 0; i < c->disks && !wanted; i++)
+		wanted = c->disk[i].controller >= (int)controller && !is_served(m, (unsigned)c->disk[i].controller);
+	return wanted;
 }
 
 int machine_disks_new(struct vmm_machine *m, struct sp_err *err)
 {
 	int r = 0;
 
-	for (unsigned i = 0; r == 0 && i <= highest_controller(m->config); i++)
-		r = controller_new(m, i, err);
+	for (unsigned i = 0; r == 0 && i < VMM_CONTROLLERS; i++)
+		if (is_wanted(m, i))
+			r = controller_new(m, i, err);
 	for (unsigned i = 0; r == 0 && i < m->config->disks; i++) {
 		struct vmm_disk_config copy;
 		struct machine_disk *d;
@@ -274,6 +301,9 @@ int machine_disks_new(struct vmm_machine *m, struct sp_err *err)
 
 void machine_disks_free(struct vmm_machine *m)
 {
+	if (m->server && !m->broker)
+		unlink(m->config->storvsp_socket);
+	vmbus_socket_server_free(m->server);
 	for (unsigned i = 0; i < VMM_CONTROLLERS; i++)
 		if (m->controller[i].vsp)
 			storvsp_free(m->controller[i].vsp);

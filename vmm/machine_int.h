@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 #include "storvsp/storvsp.h"
+#include "vmbus/socket_server.h"
 #include "vhd/vhd.h"
 #include "vmm/broker.h"
 #include "vmm/hyperv.h"
@@ -73,6 +74,7 @@ struct vmm_machine {
 
 	struct machine_controller controller[VMM_CONTROLLERS];
 	struct machine_disk *disks;
+	struct vmbus_socket_server *server;	/* of controller VMM_SERVED; NULL: the guest has it */
 	struct vmm_ic *service[MACHINE_SERVICES];	/* by enum vmm_ic_kind; NULL: not there */
 	struct vmm_broker *broker;	/* the caller's; NULL: files are opened here */
 

@@ -76,8 +76,9 @@ static const struct condition allowed_when[] = {
 	{ SCMP_SYS(fcntl), 1, ALL_BITS, F_DUPFD_CLOEXEC }, { SCMP_SYS(fcntl), 1, ALL_BITS, F_OFD_SETLK },
 	{ SCMP_SYS(fcntl), 1, ALL_BITS, F_OFD_GETLK }, { SCMP_SYS(fcntl), 1, ALL_BITS, F_ADD_SEALS },
 	{ SCMP_SYS(fcntl), 1, ALL_BITS, F_GET_SEALS },
-	/* of a descriptor, as fstat() asks */
+	/* of a descriptor, as fstat() asks, and change tracking */
 	{ SCMP_SYS(newfstatat), 3, AT_EMPTY_PATH, AT_EMPTY_PATH },
+	{ SCMP_SYS(statx), 2, AT_EMPTY_PATH, AT_EMPTY_PATH },
 	/* no memory that can be executed */
 	{ SCMP_SYS(mmap), 2, PROT_EXEC, 0 }, { SCMP_SYS(mprotect), 2, PROT_EXEC, 0 },
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -105,6 +106,9 @@ static int fill(scmp_filter_ctx c)
 	if (r == 0)
 		r = seccomp_rule_add(c, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(newfstatat), 1,
 				     SCMP_A3(SCMP_CMP_MASKED_EQ, AT_EMPTY_PATH, 0));
+	if (r == 0)
+		r = seccomp_rule_add(c, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(statx), 1,
+				     SCMP_A2(SCMP_CMP_MASKED_EQ, AT_EMPTY_PATH, 0));
 	/* Its flags lie in memory, where no filter sees them: the C library takes clone() instead. */
 	if (r == 0)
 		r = seccomp_rule_add(c, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);

@@ -57,7 +57,7 @@ static const char synopsis[] =
 	"  --name NAME                 default: from the first disk\n"
 	"  --qmp SOCKET                one more control socket\n"
 	"  --attach-from FOLDER        disks below it may be attached later, besides those beside the first ones\n"
-	"  --storvsp-socket SOCKET     serve the disks to clients of the storvsc library as well\n"
+	"  --storvsp-socket SOCKET     disks of controller 3 are for clients of the storvsc library there\n"
 	"  --config FILE               the same as JSON; options given later override it\n"
 	"  --paused, --no-reboot, --poll-us N, --no-jail";
 
@@ -242,6 +242,8 @@ static int enter_jail(struct process *p, struct sp_err *err)
 	vmm_broker_remove_at_end(p->broker, p->socket_path);
 	if (p->config.qmp)
 		vmm_broker_remove_at_end(p->broker, p->config.qmp);
+	if (p->config.storvsp_socket)
+		vmm_broker_remove_at_end(p->broker, p->config.storvsp_socket);
 	if (strncmp(p->config.serial, "unix:", 5) == 0)
 		vmm_broker_remove_at_end(p->broker, p->config.serial + 5);
 	r = p->config.attach_from ? vmm_broker_allow(p->broker, p->config.attach_from, err) : 0;

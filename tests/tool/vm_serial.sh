@@ -60,6 +60,7 @@ off
 start --cpus 2 --serial unix:c.sock
 sv console m </dev/null >heard &
 reader=$!
+soon grep -q spinning heard
 status 0 sv stop --force m
 ended 0
 wait $reader || fail "console ended badly"

@@ -45,7 +45,8 @@ static const short may[] = {
 };
 
 /* With some arguments only: rows of their own below. */
-static const short sometimes[] = { SYS_ioctl, SYS_fcntl, SYS_newfstatat, SYS_mmap, SYS_mprotect, SYS_clone, SYS_prctl };
+static const short sometimes[] = { SYS_ioctl, SYS_fcntl, SYS_newfstatat, SYS_statx, SYS_mmap, SYS_mprotect, SYS_clone,
+				   SYS_prctl };
 
 static const short refused[] = { SYS_open, SYS_openat, SYS_openat2, SYS_readlink, SYS_readlinkat, SYS_access,
 				 SYS_faccessat, SYS_faccessat2, SYS_unlink, SYS_clone3 };
@@ -147,6 +148,7 @@ static const struct call_row call_rows[] = {
 	{ "a signal owner", SYS_fcntl, BAD, F_SETOWN, .dies = true },
 	{ "a lease", SYS_fcntl, BAD, F_SETLEASE, .dies = true },
 	{ "fstat", SYS_newfstatat, BAD, 1, 1, AT_EMPTY_PATH },
+	{ "statx", SYS_statx, BAD, 1, AT_EMPTY_PATH, 0 },
 	{ "memory", SYS_mmap, 0, 4096, PROT_READ, MAP_PRIVATE },
 	{ "memory to be executed", SYS_mmap, 0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, .dies = true },
 	{ "to be executed later", SYS_mprotect, 0, 4096, PROT_EXEC, 0, .dies = true },
@@ -176,6 +178,7 @@ static void no_file(void **state)
 		assert_int_equal(try_call(SYS_openat, AT_FDCWD, (long)paths[i], O_RDONLY, 0), EACCES);
 		assert_int_equal(try_call(SYS_open, (long)paths[i], O_WRONLY | O_CREAT, 0600, 0), EACCES);
 		assert_int_equal(try_call(SYS_newfstatat, AT_FDCWD, (long)paths[i], BAD, 0), EACCES);
+		assert_int_equal(try_call(SYS_statx, AT_FDCWD, (long)paths[i], 0, 0), EACCES);
 	}
 }
 
