@@ -192,9 +192,10 @@ void store_ring_unregister_all(struct store_ring *r);	/* the stores may be close
 int store_ring_register_buffers(struct store_ring *r, const struct iovec *iov, unsigned count);
 void store_submit(struct store_ring *r, struct store_req *req);	/* queues; errors come by ->complete */
 int store_ring_kick(struct store_ring *r);		/* hands queued requests to the kernel, one system call */
-/* Runs completions. @wait: at least this many (0: poll). Kicks first. Returns how many ran, or negative errno. */
+/* Runs completions. @wait: at least this many (0: poll). Kicks first. Returns how many ran, or negative errno.
+ * Does what is done here rather than by the kernel, a few requests at a time: see store_ring.c. */
 int store_ring_reap(struct store_ring *r, unsigned wait);
-/* A descriptor that polls readable when completions wait (eventfd). Armed at first call; -errno. */
+/* A descriptor that polls readable when reaping has work (eventfd). Armed at first call; -errno. */
 int store_ring_fd(struct store_ring *r);
 bool store_ring_is_uring(const struct store_ring *r);
 

@@ -5,7 +5,7 @@
  *   store_submit()
  *     |- refused, or nothing to do ------------------------------> done
  *     |- no descriptor, no io_uring,
- *     |  or better done here ------------> todo --- kick, runs --> done
+ *     |  or better done here ------------> todo --- reap, runs --> done
  *     |- depth reached --> waiting --- room appears --.             |
  *     '- SQE --------------------------> the kernel <-'             |
  *                                        |  ^ rest of a short one   |
@@ -46,6 +46,9 @@
 /* Requests that callbacks queued are handed over in lots of this many: a device that has just answered everything shall
  * not idle until the last callback has run (+10 % random reads on a virtio disk, unmeasurable from the page cache). */
 #define HAND_OVER_AT	 8u
+/* Requests done here are done in lots of this many, one for each reap: the completions of the first lot are answered
+ * and new requests come in on another processor while the next one runs. */
+#define LOT		 16u
 #define HERE_MAX	 (128u << 10)	/* bytes of a write: its copying shall not hold up others for long */
 #define WAITED_NS	 2000000u	/* a write that took this long did not go to the page cache alone */
 #define WORKERS_NS	 50000000u	/* how long workers then write */
@@ -293,13 +296,12 @@ static int enter(struct store_ring *r, unsigned wait)
 	return res;
 }
 
-/* Requests that no kernel ring can take. Those their callbacks add come next time. */
+/* A lot of the requests that no kernel ring can take. */
 static void run_todo(struct store_ring *r)
 {
-	struct req_list todo = list_take(&r->todo);
 	struct store_req *req;
 
-	while ((req = list_pop(&todo))) {
+	for (unsigned n = 0; n < LOT && (req = list_pop(&r->todo)); n++) {
 		if (write_is_timed(r, req))
 			req->res = run_timed(r, req);
 		else
@@ -311,18 +313,13 @@ static void run_todo(struct store_ring *r)
 static void ring_the_bell(struct store_ring *r)
 {
 	/* The kernel rings it for its own completions. It can only fail when it is readable already. */
-	if (r->event_fd >= 0 && r->done.count > 0)
+	if (r->event_fd >= 0 && r->done.count + r->todo.count > 0)
 		(void)!eventfd_write(r->event_fd, 1);
 }
 
 static int hand_over(struct store_ring *r)
 {
-	int res = 0;
-
-	if (r->is_uring && io_uring_sq_ready(&r->uring) > 0)
-		res = enter(r, 0);
-	run_todo(r);
-	return res;
+	return r->is_uring && io_uring_sq_ready(&r->uring) > 0 ? enter(r, 0) : 0;
 }
 
 int store_ring_kick(struct store_ring *r)
@@ -456,7 +453,8 @@ int store_ring_reap(struct store_ring *r, unsigned wait)
 		list_init(&arrived);
 		/* Without work of our own, gather() hands over and waits in one system call. */
 		res = r->todo.count > 0 ? hand_over(r) : 0;
-		missing = wait > ran + r->done.count ? wait - ran - r->done.count : 0;
+		run_todo(r);
+		missing = wait > ran + r->done.count && r->todo.count == 0 ? wait - ran - r->done.count : 0;
 		if (r->is_uring && r->inflight > 0) {
 			int err = gather(r, (unsigned)sp_min(missing, r->inflight), &arrived);
 
