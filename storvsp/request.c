@@ -190,15 +190,17 @@ static bool find_data(struct storvsp_request *r, const struct vmbus_packet *p, u
 {
 	struct storvsp_worker *w = r->worker;
 	struct scsi_task *t = &r->task;
+	/* Each piece takes 8 bytes of the packet at least. */
+	bool few = p->extra_len <= STORVSP_FEW * sizeof(le64_t);
 	uint32_t bytes;
 	int n;
 
-	t->iov = r->iov;
+	t->iov = few ? r->few : r->iov;
 	if (len == 0)
 		return true;
 	if (len > w->controller->protocol.max_transfer)
 		return false;
-	n = vmbus_gpa_iovec(w->ch->mem, p, r->iov, w->iov_room, &bytes);
+	n = vmbus_gpa_iovec(w->ch->mem, p, t->iov, few ? (int)STORVSP_FEW : w->iov_room, &bytes);
 	if (n <= 0)
 		return false;
 	if (SP_SEED_BUG(VSP_LENGTH_TRUSTED))
@@ -206,7 +208,7 @@ static bool find_data(struct storvsp_request *r, const struct vmbus_packet *p, u
 	else if (len > bytes)
 		return false;
 	else
-		t->iovcnt = cut_iov(r->iov, len);
+		t->iovcnt = cut_iov(t->iov, len);
 	t->data_len = len;
 	return true;
 }

@@ -8,7 +8,8 @@
  *				begins when all are zero
  *
  * Each side stores first and loads then, all sequentially consistent: at least one of them sees the other. A write
- * costs one such store on a cache line of its own worker and one load of a line that does not change.
+ * costs one such store on a cache line of its own worker and one load of a line that does not change. Its end is a plain
+ * store; whether somebody waits for it is looked up once for all writes that one poll found done.
  *
  * Wakes: the last write of a queue rings the bell of the queue that waits; the end of the exclusive command rings all,
  * since a worker that parks something must look again.
@@ -83,7 +84,16 @@ void scsi_exclusive_leave(struct scsi_task *t)
 	struct scsi_queue *q = t->queue;
 
 	t->counted = false;
-	count(q, -1);
+	__atomic_store_n(&q->writes_inflight, q->writes_inflight - 1, __ATOMIC_RELEASE);
+	q->writes_left = true;
+}
+
+void scsi_exclusive_left(struct scsi_queue *q)
+{
+	if (!q->writes_left)
+		return;
+	q->writes_left = false;
+	count(q, 0);		/* what the plain stores said, this time before the look */
 	if (owner_of(q->lu))
 		ring_owner(q->lu);
 }
@@ -154,6 +164,7 @@ static void resume_parked(struct scsi_queue *q)
 
 void scsi_exclusive_poll(struct scsi_queue *q)
 {
+	scsi_exclusive_left(q);
 	if (q->exclusive_task && !q->exclusive_runs)
 		try_run(q);
 	if (q->parked && !owner_of(q->lu))

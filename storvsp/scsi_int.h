@@ -191,6 +191,7 @@ struct scsi_queue {
 	void *luns_ctx;
 	struct scsi_queue *next;	/* lu->queues */
 	unsigned writes_inflight;	/* atomic; see scsi_exclusive.c */
+	bool writes_left;		/* some have ended since scsi_exclusive_left() */
 	struct scsi_task *exclusive_task;	/* of this worker: owns lu->exclusive */
 	bool exclusive_runs;		/* it has begun: the writes of others are over */
 	struct vhd_req *parked, **parked_tail;	/* requests of tasks that wait for lu->exclusive */
@@ -199,6 +200,8 @@ struct scsi_queue {
 	struct vhd_req sync;		/* of SYNCHRONIZE CACHE with IMMED, which has been answered; one at a time */
 	bool sync_busy;
 	uint64_t changed_ns;		/* of inflight, for busy and queue time */
+	uint64_t now_ns;		/* one reading of the clock serves a batch; see scsi_queue.c */
+	bool now_known;
 };
 
 static inline struct scsi_lu *scsi_task_lu(const struct scsi_task *t)
@@ -226,6 +229,7 @@ void scsi_exclusive_end(struct scsi_task *t);
 /* Around each write: false: parked, it will be submitted later. */
 bool scsi_exclusive_enter(struct scsi_task *t);
 void scsi_exclusive_leave(struct scsi_task *t);
+void scsi_exclusive_left(struct scsi_queue *q);		/* wakes who waits for the writes that have left */
 void scsi_exclusive_poll(struct scsi_queue *q);
 
 /* ---- data path (scsi_sbc.c) ----------------------------------------------------------------------------- */

@@ -16,6 +16,23 @@
 #include "base/seed.h"
 #include "storvsp/scsi_queue_int.h"
 
+/* ---- time ---------------------------------------------------------------------------------------------- */
+
+/* Statistics need one reading of the clock for all that comes between two polls, and one for all that a poll finds done:
+ * a worker polls after every batch that it takes from its ring. */
+static uint64_t batch_time(struct scsi_queue *q)
+{
+	if (!q->now_known)
+		q->now_ns = sp_env_monotonic_ns();
+	q->now_known = true;
+	return q->now_ns;
+}
+
+static void batch_over(struct scsi_queue *q)
+{
+	q->now_known = false;
+}
+
 /* ---- requests ------------------------------------------------------------------------------------------ */
 
 static uint64_t request_lba(const struct scsi_task *t)
@@ -144,7 +161,7 @@ void scsi_execute(struct scsi_queue *q, struct scsi_task *t)
 	t->account = SCSI_ACCOUNT_OTHER;
 	t->counted = false;
 	t->cancels = q->cancels;
-	t->started_ns = sp_env_monotonic_ns();
+	t->started_ns = batch_time(q);
 	scsi_stats_inflight(q, 1, t->started_ns);
 	if (q->lu->kind != SCSI_DVD) {
 		dispatch(q, t);
@@ -157,7 +174,7 @@ void scsi_execute(struct scsi_queue *q, struct scsi_task *t)
 
 void scsi_queue_ended(struct scsi_queue *q, struct scsi_task *t)
 {
-	uint64_t now = sp_env_monotonic_ns();
+	uint64_t now = batch_time(q);
 
 	if (q->exclusive_task == t)
 		scsi_exclusive_end(t);
@@ -236,6 +253,7 @@ void scsi_queue_free(struct scsi_queue *q)
 	scsi_lu_remove_queue(q->lu, q);
 	if (q->bqueue)
 		q->bqueue->ops->queue_free(q->bqueue);
+	scsi_exclusive_left(q);
 	sp_free(q);
 }
 
@@ -271,6 +289,7 @@ int scsi_queue_poll(struct scsi_queue *q)
 	unsigned before = q->ended;
 	int r;
 
+	batch_over(q);
 	if (q->lu->kind == SCSI_DVD) {
 		scsi_medium_enter(q);
 		r = poll_backend(q);
@@ -278,6 +297,7 @@ int scsi_queue_poll(struct scsi_queue *q)
 	} else {
 		r = poll_backend(q);
 	}
+	batch_over(q);
 	return r < 0 ? r : (int)(q->ended - before);
 }
 

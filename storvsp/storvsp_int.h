@@ -28,6 +28,7 @@
 
 #define STORVSP_UNITS (STORVSP_PATHS * STORVSP_TARGETS * STORVSP_LUNS)
 #define STORVSP_NAME_MAX 32u
+#define STORVSP_FEW 4u			/* pieces of memory that a request has room for itself */
 #define STORVSP_REGIONS 64u		/* of guest memory, 1 GiB each */
 
 struct storvsp_worker;
@@ -114,6 +115,7 @@ struct storvsp_request {
 	struct storvsp_worker *worker;
 	struct storvsp_door *door;	/* NULL: not for a unit */
 	struct iovec *iov;		/* part of the worker's slab */
+	struct iovec few[STORVSP_FEW];	/* in its place for small requests: no page and no line of memory more */
 	uint64_t transaction_id;
 	uint32_t payload_len;		/* of the answer */
 	struct vstor_packet packet;	/* the request, then its answer */

@@ -25,7 +25,7 @@
 struct bench {
 	const char *rw, *file;
 	uint64_t bs, null_size, blocks;
-	unsigned qd, seconds;
+	unsigned qd, seconds, busy;
 	bool engine, write;
 	struct vhd_disk *disk;
 	uint64_t rng, deadline, finished;
@@ -69,12 +69,9 @@ static void finished(struct op *op, int res)
 
 /* ---- through the ring ---------------------------------------------------------------------------------- */
 
-static void ring_done(struct storvsc_request *r)
-{
-	finished(r->user, r->result < 0 ? r->result : r->status ? -EIO : 0);
-}
+static void ring_done(struct storvsc_request *r);
 
-static int ring_start(struct op *op)
+static void ring_start(struct op *op)
 {
 	struct bench *b = op->b;
 	uint64_t lba = rnd(b) % b->blocks * (b->bs / 512);
@@ -94,25 +91,29 @@ static int ring_start(struct op *op)
 	op->r.user = op;
 	op->started = sp_env_monotonic_ns();
 	r = storvsc_submit(op->ch, &op->r);
-	op->busy = r == 0;
-	return r;
+	if (r < 0)
+		b->failed = r;
+	else
+		b->busy++;
+}
+
+static void ring_done(struct storvsc_request *r)
+{
+	struct op *op = r->user;
+
+	op->b->busy--;
+	finished(op, r->result < 0 ? r->result : r->status ? -EIO : 0);
+	if (!op->b->stop)
+		ring_start(op);
 }
 
 static int ring_loop(struct bench *b, struct storvsc_channel *ch, struct op *ops)
 {
-	bool any = true;
+	for (unsigned i = 0; i < b->qd && !b->failed; i++)
+		ring_start(&ops[i]);
+	while (b->busy && !b->failed) {
+		int r = storvsc_poll(ch);
 
-	while (any && !b->failed) {
-		int r;
-
-		any = false;
-		for (unsigned i = 0; i < b->qd; i++) {
-			r = ops[i].busy || b->stop ? 0 : ring_start(&ops[i]);
-			if (r < 0 && r != -EAGAIN)
-				return r;
-			any = any || ops[i].busy;
-		}
-		r = storvsc_poll(ch);
 		if (r < 0)
 			return r;
 	}
@@ -152,7 +153,7 @@ static int run_client(struct bench *b, struct storvsc *c)
 static int run_ring(struct bench *b, struct sp_err *err)
 {
 	struct storvsp_opts opts = { .kind = STORVSP_SCSI, .name = "bench", .poll_us = UINT32_MAX };
-	struct storvsc_opts client = { .arena_bytes = 64u << 20, .depth = 512 };
+	struct storvsc_opts client = { .arena_bytes = 64u << 20, .depth = sp_max(b->qd, 512) };
 	struct scsi_lu_opts unit = { .kind = SCSI_DISK, .identity = { { 1 } } };
 	struct storvsp *vsp;
 	struct storvsc *c;
