@@ -23,7 +23,7 @@ ARROWS = {
     'vss': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/store.h'],
     'backup': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/ops_int.h', 'vhd/op_workers.h', 'vhd/store.h'],
     'fuse': ['base', 'vhd', 'vss'],
-    'vmm': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/store.h', 'vss', 'storvsp', 'vmbus'],
+    'vmm': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/live.h', 'vhd/store.h', 'vss', 'storvsp', 'vmbus'],
     'tools': ['backup', 'base', 'vhd', 'vss', 'storvsp', 'storvsc', 'vmbus'],
 }
 # What a room shows to others; a room that is not here shows all but *_int.h.

@@ -179,19 +179,32 @@ static void add_name(json_object *list, const char *name)
 	json_object_array_add(list, one);
 }
 
+static const struct control_command *const tables[] = { control_commands, control_snapshot_commands };
+
 static json_object *command_names(void)
 {
 	json_object *list = json_object_new_array();
 
 	add_name(list, "qmp_capabilities");
 	add_name(list, "query-commands");
-	for (const struct control_command *k = control_commands; k->name; k++)
-		add_name(list, k->name);
+	for (unsigned i = 0; i < SP_ARRAY_SIZE(tables); i++)
+		for (const struct control_command *k = tables[i]; k->name; k++)
+			add_name(list, k->name);
 	return list;
+}
+
+static const struct control_command *find_command(const char *name)
+{
+	for (unsigned i = 0; i < SP_ARRAY_SIZE(tables); i++)
+		for (const struct control_command *k = tables[i]; k->name; k++)
+			if (strcmp(k->name, name) == 0)
+				return k;
+	return NULL;
 }
 
 static void run_command(struct client *c, const char *name, json_object *arguments, json_object *id)
 {
+	const struct control_command *k;
 	json_object *value = NULL;
 	struct sp_err err = { 0 };
 	int r;
@@ -200,17 +213,16 @@ static void run_command(struct client *c, const char *name, json_object *argumen
 		client_refuse(c, id, "GenericError", "the machine is off");
 		return;
 	}
-	for (const struct control_command *k = control_commands; k->name; k++) {
-		if (strcmp(k->name, name))
-			continue;
-		r = k->run(c->control->machine, arguments, &value, &err);
-		if (r < 0)
-			client_refuse(c, id, control_error_class(r), sp_err_text(&err));
-		else
-			client_answer(c, id, value);
+	k = find_command(name);
+	if (!k) {
+		client_refuse(c, id, "CommandNotFound", "no such command; query-commands lists them");
 		return;
 	}
-	client_refuse(c, id, "CommandNotFound", "no such command; query-commands lists them");
+	r = k->run(c->control->machine, arguments, &value, &err);
+	if (r < 0)
+		client_refuse(c, id, control_error_class(r), sp_err_text(&err));
+	else
+		client_answer(c, id, value);
 }
 
 static void client_execute(struct client *c, json_object *request)

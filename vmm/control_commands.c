@@ -24,7 +24,7 @@ const char *control_error_class(int code)
 
 /* ---- arguments ---------------------------------------------------------------------------------------- */
 
-static const char *text_of(json_object *arguments, const char *key)
+const char *control_text(json_object *arguments, const char *key)
 {
 	json_object *value = NULL;
 
@@ -34,14 +34,14 @@ static const char *text_of(json_object *arguments, const char *key)
 	return json_object_get_string(value);
 }
 
-static int need_text(json_object *arguments, const char *key, const char **ret, struct sp_err *err)
+int control_need_text(json_object *arguments, const char *key, const char **ret, struct sp_err *err)
 {
-	*ret = text_of(arguments, key);
+	*ret = control_text(arguments, key);
 	return *ret ? 0 : sp_err_set(err, -EINVAL, "argument \"%s\" is missing, or no string", key);
 }
 
 /* A number; missing: @otherwise. */
-static int number_of(json_object *arguments, const char *key, uint64_t otherwise, uint64_t *ret, struct sp_err *err)
+int control_number(json_object *arguments, const char *key, uint64_t otherwise, uint64_t *ret, struct sp_err *err)
 {
 	json_object *value = NULL;
 
@@ -54,7 +54,7 @@ static int number_of(json_object *arguments, const char *key, uint64_t otherwise
 	return 0;
 }
 
-static bool flag_of(json_object *arguments, const char *key)
+bool control_flag(json_object *arguments, const char *key)
 {
 	json_object *value = NULL;
 
@@ -142,7 +142,7 @@ static int cont(struct vmm_machine *m, json_object *arguments, json_object **ret
 
 static int system_powerdown(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err)
 {
-	return vmm_machine_powerdown(m, flag_of(arguments, "reboot"), err);
+	return vmm_machine_powerdown(m, control_flag(arguments, "reboot"), err);
 }
 
 static int system_reset(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err)
@@ -161,15 +161,16 @@ static int quit(struct vmm_machine *m, json_object *arguments, json_object **ret
 /* {"driver": "disk" | "dvd", "spec": as of --disk, "folder": that relative names count from} */
 static int device_add(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err)
 {
-	const char *driver = text_of(arguments, "driver"), *spec;
+	const char *driver = control_text(arguments, "driver"), *spec;
 	char at[16];
-	int r = need_text(arguments, "spec", &spec, err);
+	int r = control_need_text(arguments, "spec", &spec, err);
 
 	if (r < 0)
 		return r;
 	if (driver && strcmp(driver, "disk") && strcmp(driver, "dvd"))
 		return sp_err_set(err, -EINVAL, "driver \"%s\": disk and dvd are possible", driver);
-	r = vmm_machine_attach(m, spec, driver && strcmp(driver, "dvd") == 0, text_of(arguments, "folder"), at, err);
+	r = vmm_machine_attach(m, spec, driver && strcmp(driver, "dvd") == 0, control_text(arguments, "folder"), at,
+			       err);
 	if (r < 0)
 		return r;
 	*ret = json_object_new_object();
@@ -180,7 +181,7 @@ static int device_add(struct vmm_machine *m, json_object *arguments, json_object
 static int device_del(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err)
 {
 	const char *id;
-	int r = need_text(arguments, "id", &id, err);
+	int r = control_need_text(arguments, "id", &id, err);
 
 	return r < 0 ? r : vmm_machine_detach(m, id, err);
 }
@@ -189,58 +190,57 @@ static int block_resize(struct vmm_machine *m, json_object *arguments, json_obje
 {
 	const char *device;
 	uint64_t size;
-	int r = need_text(arguments, "device", &device, err);
+	int r = control_need_text(arguments, "device", &device, err);
 
 	if (r == 0)
-		r = number_of(arguments, "size", 0, &size, err);
+		r = control_number(arguments, "size", 0, &size, err);
 	return r < 0 ? r : vmm_machine_resize(m, device, size, err);
 }
 
 static int set_read_only(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err)
 {
 	const char *device;
-	int r = need_text(arguments, "device", &device, err);
+	int r = control_need_text(arguments, "device", &device, err);
 
-	return r < 0 ? r : vmm_machine_set_read_only(m, device, flag_of(arguments, "read-only"), err);
+	return r < 0 ? r : vmm_machine_set_read_only(m, device, control_flag(arguments, "read-only"), err);
 }
 
 static int set_limits(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err)
 {
 	struct vmm_disk_config c = { 0 };
 	const char *device;
-	int r = need_text(arguments, "device", &device, err);
+	int r = control_need_text(arguments, "device", &device, err);
 
 	if (r == 0)
-		r = number_of(arguments, "iops", 0, &c.iops, err);
+		r = control_number(arguments, "iops", 0, &c.iops, err);
 	if (r == 0)
-		r = number_of(arguments, "bps", 0, &c.bps, err);
+		r = control_number(arguments, "bps", 0, &c.bps, err);
 	if (r == 0)
-		r = number_of(arguments, "iops_max", 0, &c.burst_iops, err);
+		r = control_number(arguments, "iops_max", 0, &c.burst_iops, err);
 	if (r == 0)
-		r = number_of(arguments, "bps_max", 0, &c.burst_bps, err);
+		r = control_number(arguments, "bps_max", 0, &c.burst_bps, err);
 	if (r == 0)
-		r = number_of(arguments, "iops_min", 0, &c.min_iops, err);
+		r = control_number(arguments, "iops_min", 0, &c.min_iops, err);
 	return r < 0 ? r : vmm_machine_set_limits(m, device, &c, err);
 }
 
 static int change_medium(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err)
 {
 	const char *device, *file;
-	int r = need_text(arguments, "device", &device, err);
+	int r = control_need_text(arguments, "device", &device, err);
 
 	if (r == 0)
-		r = need_text(arguments, "filename", &file, err);
-	if (r < 0)
-		return r;
-	return vmm_machine_medium(m, device, file, text_of(arguments, "folder"), flag_of(arguments, "force"), err);
+		r = control_need_text(arguments, "filename", &file, err);
+	return r < 0 ? r : vmm_machine_medium(m, device, file, control_text(arguments, "folder"),
+					      control_flag(arguments, "force"), err);
 }
 
 static int eject(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err)
 {
 	const char *device;
-	int r = need_text(arguments, "device", &device, err);
+	int r = control_need_text(arguments, "device", &device, err);
 
-	return r < 0 ? r : vmm_machine_medium(m, device, NULL, NULL, flag_of(arguments, "force"), err);
+	return r < 0 ? r : vmm_machine_medium(m, device, NULL, NULL, control_flag(arguments, "force"), err);
 }
 
 const struct control_command control_commands[] = {

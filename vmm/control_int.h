@@ -12,7 +12,13 @@ struct control_command {
 	int (*run)(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err);
 };
 
-extern const struct control_command control_commands[];	/* ends with a command without name */
+extern const struct control_command control_commands[], control_snapshot_commands[];	/* end with one without name */
+
+/* Arguments by name; @arguments may be NULL. */
+const char *control_text(json_object *arguments, const char *key);	/* NULL: missing, or no string */
+int control_need_text(json_object *arguments, const char *key, const char **ret, struct sp_err *err);
+int control_number(json_object *arguments, const char *key, uint64_t otherwise, uint64_t *ret, struct sp_err *err);
+bool control_flag(json_object *arguments, const char *key);
 
 /* "GenericError", "DeviceNotFound" ... */
 const char *control_error_class(int code);

@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/env.h"
+#include "vmm/machine_snapshot_int.h"
 
 const char *vmm_state_name(enum vmm_state s)
 {
@@ -115,9 +116,13 @@ int vmm_machine_new(const struct vmm_config *config, struct vmm_loop *loop, stru
 	if (r == 0)
 		r = machine_console_new(m, err);
 	if (r == 0)
+		r = machine_recover(m, err);
+	if (r == 0)
 		r = machine_disks_new(m, err);
 	if (r == 0)
 		r = services_new(m, err);
+	if (r == 0)
+		r = machine_snapshots_new(m, err);
 	if (r == 0)
 		r = machine_guest_load(m, err);
 	if (r < 0) {
@@ -135,6 +140,7 @@ void vmm_machine_free(struct vmm_machine *m)
 	if (m->partition && m->started)
 		vmm_partition_stop(m->partition, NULL);
 	vmm_bus_free(m->bus);		/* closes every channel: nobody touches the memory any more */
+	machine_snapshots_free(m);
 	machine_disks_free(m);
 	for (unsigned i = 0; i < MACHINE_SERVICES; i++)
 		vmm_ic_free(m->service[i]);

@@ -17,6 +17,7 @@
 #include "vhd/disk_int.h"
 #include "vhd/ops.h"
 #include "vmm/machine_int.h"
+#include "vmm/machine_snapshot_int.h"
 
 #define REUSE_WAIT_MS 0u		/* the main thread waits for no guest: the operator tries again */
 
@@ -343,6 +344,12 @@ static struct machine_disk *find(struct vmm_machine *m, const char *at, struct s
 	return d;
 }
 
+/* Its files are being rearranged. */
+static int refuse_while_rearranged(struct vmm_machine *m, struct sp_err *err)
+{
+	return machine_snapshot_runs(m) ? sp_err_set(err, -EBUSY, "a snapshot is being made or deleted") : 0;
+}
+
 static struct storvsp *vsp_of(struct vmm_machine *m, const struct machine_disk *d)
 {
 	return m->controller[d->controller].vsp;
@@ -403,7 +410,9 @@ int vmm_machine_detach(struct vmm_machine *m, const char *at, struct sp_err *err
 
 	if (!d)
 		return -ENOENT;
-	r = storvsp_detach(vsp_of(m, d), d->at, err);
+	r = refuse_while_rearranged(m, err);
+	if (r == 0)
+		r = storvsp_detach(vsp_of(m, d), d->at, err);
 	if (r < 0)
 		return r;
 	unlink_disk(m, d);
@@ -425,7 +434,9 @@ int vmm_machine_resize(struct vmm_machine *m, const char *at, uint64_t bytes, st
 		return -ENOENT;
 	if (!d->disk || d->config.dvd)
 		return sp_err_set(err, -EINVAL, "%s is no disk", at);
-	r = vhd_disk_grow(d->disk, bytes, err);
+	r = refuse_while_rearranged(m, err);
+	if (r == 0)
+		r = vhd_disk_grow(d->disk, bytes, err);
 	if (r < 0)
 		return sp_err_prefix(err, r, "%s", d->config.path);
 	scsi_lu_resized(storvsp_lu(vsp_of(m, d), d->at));

@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "vmm/kernel_file.h"
 #include "vmm/machine_int.h"
+#include "vmm/machine_snapshot_int.h"
 
 /* ---- what the Hyper-V surface needs ------------------------------------------------------------------- */
 
@@ -317,6 +318,7 @@ static int reboot(struct vmm_machine *m, struct sp_err *err)
 		r = machine_guest_run(m, err);
 	if (r == 0) {
 		m->resets++;
+		machine_snapshot_reset(m);
 		m->state = VMM_RUNNING;
 		machine_event(m, "RESET", NULL);
 	}

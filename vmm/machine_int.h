@@ -9,6 +9,9 @@
  *   machine_console.c	serial port, clock, power
  *   machine_disks.c	controllers, disks, changes while it runs
  *   machine_report.c	status and statistics as JSON
+ *	machine_snapshot.c	snapshots of all disks at once
+ *	machine_merge.c		which there are, deleting one
+ *	machine_recover.c	what an interrupted one left
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -46,6 +49,10 @@ struct machine_disk {
 	struct machine_disk *next;
 };
 
+struct machine_snapshot;
+struct machine_merge;
+struct vmm_vss_guest;
+
 struct machine_controller {
 	struct storvsp *vsp;		/* NULL: not there */
 	char name[16];			/* "scsi0" */
@@ -76,6 +83,9 @@ struct vmm_machine {
 	struct machine_disk *disks;
 	struct vmbus_socket_server *server;	/* of controller VMM_SERVED; NULL: the guest has it */
 	struct vmm_ic *service[MACHINE_SERVICES];	/* by enum vmm_ic_kind; NULL: not there */
+	struct vmm_vss_guest *vss_guest;
+	struct machine_snapshot *snapshot;	/* NULL: none is being made */
+	struct machine_merge *merge;	/* the last one; NULL: none yet */
 	struct vmm_broker *broker;	/* the caller's; NULL: files are opened here */
 
 	/* From vCPU threads: what the guest said when it died. */
@@ -106,6 +116,9 @@ void machine_end(struct vmm_machine *m, enum vmm_state state);
 /* machine_console.c */
 int machine_console_new(struct vmm_machine *m, struct sp_err *err);
 void machine_console_free(struct vmm_machine *m);
+
+/* machine_recover.c: before the disks are opened */
+int machine_recover(struct vmm_machine *m, struct sp_err *err);
 
 /* machine_disks.c */
 int machine_disks_new(struct vmm_machine *m, struct sp_err *err);

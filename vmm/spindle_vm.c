@@ -25,6 +25,7 @@ static const struct verb {
 	{ "read-only", "protect a disk from writes, or no longer", vm_read_only },
 	{ "resize", "make a disk larger", vm_resize },
 	{ "limit", "change a disk's limits", vm_limit },
+	{ "snapshot", "create, list, delete or revert snapshots of all its disks", vm_snapshot },
 	{ "doctor", "what this host has, and what is missing", vm_doctor },
 };
 #define VERBS (sizeof(verbs) / sizeof(verbs[0]))

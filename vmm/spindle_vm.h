@@ -31,6 +31,8 @@ int vm_detach(int argc, char **argv);
 int vm_resize(int argc, char **argv);
 int vm_limit(int argc, char **argv);
 int vm_doctor(int argc, char **argv);
+int vm_snapshot(int argc, char **argv);
+int vm_snapshot_revert(int argc, char **argv);	/* "snapshot revert": of a machine that does not run */
 
 /* "spindle-vm: TEXT" on standard error; returns @status. */
 int vm_fail(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -51,6 +53,8 @@ void vm_client_close(struct vm_client *c);
 /* Executes and waits for the answer, which is the caller's. @arguments is taken over. */
 int vm_client_call(struct vm_client *c, const char *command, json_object *arguments, json_object **ret,
 		   struct sp_err *err);
+/* The next event, whole, the caller's: 0, -ETIMEDOUT, -EPIPE. */
+int vm_client_event(struct vm_client *c, int timeout_ms, json_object **ret);
 /* Waits for one of two events: 0 the first, 1 the second (NULL: there is none), -ETIMEDOUT, -EPIPE (the machine has
  * gone, and has closed its disks). @wanted NULL: for the machine to go. */
 int vm_client_wait(struct vm_client *c, const char *wanted, const char *other, int timeout_ms);

@@ -18,6 +18,7 @@ struct vm_client {
 	int fd;
 	char *buf;
 	size_t len, room;
+	json_object *events;		/* that came before an answer */
 };
 
 /* The next line as an object, the caller's: 0, -ETIMEDOUT, -EPIPE, -EBADMSG, -ENOMEM. */
@@ -53,7 +54,7 @@ static int next_line(struct vm_client *c, uint64_t deadline_ns, json_object **re
 	return *ret ? 0 : -EBADMSG;
 }
 
-/* The next line with @key, or an error; events meanwhile are nobody's. */
+/* The next line with @key, or an error; events meanwhile are kept for vm_client_event(). */
 static int next_of(struct vm_client *c, const char *key, json_object **ret)
 {
 	uint64_t deadline = sp_env_monotonic_ns() + ANSWER_MS * 1000000ull;
@@ -65,8 +66,24 @@ static int next_of(struct vm_client *c, const char *key, json_object **ret)
 			*ret = o;
 			return 0;
 		}
-		json_object_put(o);
+		if (!json_object_object_get_ex(o, "event", NULL) || json_object_array_add(c->events, o) < 0)
+			json_object_put(o);
 	}
+	return r;
+}
+
+int vm_client_event(struct vm_client *c, int timeout_ms, json_object **ret)
+{
+	uint64_t deadline = sp_env_monotonic_ns() + (uint64_t)timeout_ms * 1000000;
+	int r;
+
+	if (json_object_array_length(c->events)) {
+		*ret = json_object_get(json_object_array_get_idx(c->events, 0));
+		json_object_array_del_idx(c->events, 0, 1);
+		return 0;
+	}
+	while ((r = next_line(c, deadline, ret)) == 0 && !json_object_object_get_ex(*ret, "event", NULL))
+		json_object_put(*ret);
 	return r;
 }
 
@@ -125,13 +142,20 @@ static bool is_named(json_object *event, const char *name)
 	return name && strcmp(json_object_get_string(event), name) == 0;
 }
 
+static int timeout_left(uint64_t deadline)
+{
+	uint64_t now = sp_env_monotonic_ns();
+
+	return deadline > now ? (int)((deadline - now) / 1000000) + 1 : 0;
+}
+
 int vm_client_wait(struct vm_client *c, const char *wanted, const char *other, int timeout_ms)
 {
 	uint64_t deadline = sp_env_monotonic_ns() + (uint64_t)timeout_ms * 1000000;
 	json_object *o, *event;
 	int r;
 
-	while ((r = next_line(c, deadline, &o)) == 0) {
+	while ((r = vm_client_event(c, timeout_left(deadline), &o)) == 0) {
 		bool is_event = json_object_object_get_ex(o, "event", &event);
 		int found = is_event && is_named(event, wanted) ? 0 : is_event && is_named(event, other) ? 1 : -1;
 
@@ -179,6 +203,7 @@ int vm_client_open(const char *name, struct vm_client **ret_client, struct sp_er
 		return sp_err_set(err, -ENOMEM, "out of memory");
 	}
 	c->fd = fd;
+	c->events = json_object_new_array();
 	r = next_of(c, "QMP", &greeting);
 	if (r == 0) {
 		json_object_put(greeting);
@@ -199,5 +224,6 @@ void vm_client_close(struct vm_client *c)
 		return;
 	close(c->fd);
 	sp_free(c->buf);
+	json_object_put(c->events);
 	sp_free(c);
 }

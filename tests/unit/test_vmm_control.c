@@ -18,6 +18,7 @@
 #include "tests/unit/rows.h"
 #include "vmm/control.h"
 #include "vmm/machine.h"
+#include "vmm/machine_snapshot.h"
 
 /* ---- a machine --------------------------------------------------------------------------------------- */
 
@@ -130,6 +131,47 @@ int vmm_machine_medium(struct vmm_machine *machine, const char *at, const char *
 		       struct sp_err *err)
 {
 	NOTE("medium %s %s %s %d", at, path ? path : "-", folder ? folder : "-", force);
+	return 0;
+}
+
+int vmm_machine_snapshot(struct vmm_machine *machine, const struct vmm_snapshot_opts *o, struct sp_err *err)
+{
+	NOTE("snapshot %s %s %d %u %u %u", o->name, vss_level_name(o->require), o->no_quiesce, o->phases, o->check_ms,
+	     o->freeze_ms);
+	return 0;
+}
+
+int vmm_machine_snapshot_answer(struct vmm_machine *machine, const char *phase, bool good, struct sp_err *err)
+{
+	NOTE("snapshot answer %s %d", phase, good);
+	return 0;
+}
+
+int vmm_machine_snapshot_abort(struct vmm_machine *machine, struct sp_err *err)
+{
+	return sp_err_set(err, -ENOENT, "no snapshot is being made");
+}
+
+int vmm_machine_snapshots(struct vmm_machine *machine, json_object **ret, struct sp_err *err)
+{
+	*ret = json_object_new_array();
+	return 0;
+}
+
+int vmm_machine_snapshot_delete(struct vmm_machine *machine, const char *name, uint64_t rate, struct sp_err *err)
+{
+	NOTE("snapshot delete %s %d", name, (int)rate);
+	return 0;
+}
+
+json_object *vmm_machine_jobs(struct vmm_machine *machine)
+{
+	return json_object_new_array();
+}
+
+int vmm_machine_job_cancel(struct vmm_machine *machine, const char *id, struct sp_err *err)
+{
+	NOTE("cancel %s", id);
 	return 0;
 }
 
@@ -330,6 +372,21 @@ static const struct command_row {
 	  REFUSED("GenericError") "argument \\\"size\\\"" },
 	{ "limits", "{\"execute\":\"block_set_io_throttle\",\"arguments\":{\"device\":\"d\",\"iops\":5,\"bps_max\":6}}",
 	  "{\"return\":{}}", "limits d 5 6" },
+	{ "snapshot", "{\"execute\":\"spindle-snapshot-create\",\"arguments\":{\"name\":\"s\","
+	  "\"require\":\"file-system\","
+	  "\"barrier\":true,\"freeze-ms\":5000}}", "{\"return\":{}}", "snapshot s file-system 0 2 0 5000" },
+	{ "snapshot without quiescing", "{\"execute\":\"spindle-snapshot-create\",\"arguments\":{\"name\":\"s\","
+	  "\"quiesce\":false}}", "{\"return\":{}}", "snapshot s crash 1 0 0 0" },
+	{ "snapshot of unknown quality", "{\"execute\":\"spindle-snapshot-create\",\"arguments\":{\"name\":\"s\","
+	  "\"require\":\"good\"}}", REFUSED("GenericError") "level \\\"good\\\"" },
+	{ "snapshot answer", "{\"execute\":\"spindle-snapshot-answer\","
+	  "\"arguments\":{\"phase\":\"thaw\",\"good\":true}}",
+	  "{\"return\":{}}", "snapshot answer thaw 1" },
+	{ "no snapshot to abort", "{\"execute\":\"spindle-snapshot-abort\"}", REFUSED("DeviceNotFound") "no snapshot" },
+	{ "snapshot deletion", "{\"execute\":\"spindle-snapshot-delete\",\"arguments\":{\"name\":\"s\",\"speed\":7}}",
+	  "{\"return\":{}}", "snapshot delete s 7" },
+	{ "cancel", "{\"execute\":\"job-cancel\",\"arguments\":{\"id\":\"snapshot-delete\"}}", "{\"return\":{}}",
+	  "cancel snapshot-delete" },
 	{ "read-only", "{\"execute\":\"spindle-set-read-only\",\"arguments\":{\"device\":\"d\",\"read-only\":true}}",
 	  "{\"return\":{}}", "read-only d 1" },
 	{ "medium", "{\"execute\":\"blockdev-change-medium\",\"arguments\":{\"device\":\"d\",\"filename\":\"f\"}}",

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# Snapshots of a running machine, whose guest has no services: crash consistent, and it says why.
+. "$(dirname "$0")/lib.sh"
+: "${SPINDLE_VM:?the built spindle-vm}" "${SPIN:?a guest that runs for ever}"
+[ -w /dev/kvm ] || { echo "skipped: /dev/kvm"; exit 77; }
+# Looking for leaks needs what the jail forbids.
+export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
+export XDG_RUNTIME_DIR=$work/run
+mkdir run
+chmod 700 run
+vm() { "$SPINDLE_VM" "$@"; }
+trap 'kill $pid 2>/dev/null || true; wait; rm -rf "$work"' EXIT
+
+# start - the machine, and until it answers
+start() {
+	"$SPINDLE_VM" run --name m --kernel "$SPIN" --disk a.vhdx --disk b.vhdx --serial none >vm.out 2>vm.err &
+	pid=$!
+	for _ in $(seq 100); do
+		vm status m >/dev/null 2>&1 && return
+		kill -0 $pid 2>/dev/null || { cat vm.err >&2; fail "the machine ended"; }
+		sleep 0.1
+	done
+	fail "the machine does not answer"
+}
+
+layers() { vt info --backing-chain --output=json "$1" | json "len(d)"; }
+
+vt create -q a.vhdx 64M
+vt create -q b.vhdx 64M
+start
+
+# ---- create -------------------------------------------------------------------------------------------
+status 0 vm snapshot create m monday --output=json
+equal "$(json 'd["level"]' <out)" crash
+equal "$(json 'd["reason"]' <out)" no-channel
+equal "$(json 'd["disks"]' <out)" 2
+equal "$(json 'd["writers"][0]["thawed"]' <out)" True
+status 0 vm snapshot create --no-quiesce m tuesday --output=json
+equal "$(json 'd["reason"]' <out)" not-asked
+status 1 vm snapshot create --require=file-system m wednesday
+says err no-channel
+status 1 vm snapshot create m monday
+says err monday
+status 1 vm snapshot create m 'a/b'
+status 2 vm snapshot create m
+
+# ---- scripts ------------------------------------------------------------------------------------------
+status 0 vm snapshot create m scripted --pre 'echo pre $SPINDLE_MACHINE $SPINDLE_SNAPSHOT >>log' --post 'echo post >>log'
+equal "$(tr '\n' , <log)" "pre m scripted,post,"
+status 1 vm snapshot create --require=application m refused --pre 'touch pre; exit 3' --post 'touch post'
+[ ! -e pre ] || fail "the script ran although the level could not be reached"
+
+# ---- list ---------------------------------------------------------------------------------------------
+status 0 vm snapshot list m --output=json
+equal "$(json '[(s["name"], s["parent"], s["level"], len(s["disks"])) for s in d]' <out)" \
+	"[('scripted', 'tuesday', 'crash', 2), ('tuesday', 'monday', 'crash', 2), ('monday', '', 'crash', 2)]"
+
+# ---- delete -------------------------------------------------------------------------------------------
+status 0 vm snapshot delete m scripted
+status 1 vm snapshot delete m scripted
+says err scripted
+status 0 vm snapshot delete m tuesday
+status 0 vm snapshot list m --output=json
+equal "$(json '[s["name"] for s in d]' <out)" "['monday']"
+
+# ---- kill in between: the next start puts it in order ---------------------------------------------------
+for delay in 0 0.01 0.02 0.05; do
+	vm snapshot create m "kill$delay" >/dev/null 2>&1 &
+	client=$!
+	sleep $delay
+	kill -9 $pid
+	wait $client || true
+	wait $pid 2>/dev/null || true
+	start
+	vm snapshot list m >/dev/null || fail "no list after a kill"
+done
+vm stop --force m
+wait $pid || fail "exit status of the machine"
+vt check -q a.vhdx || fail "check of a.vhdx"
+vt check -q b.vhdx || fail "check of b.vhdx"
+[ -z "$(ls | grep -e '\.live' -e '\.tmp' || true)" ] || fail "left behind: $(ls)"
+
+# ---- revert -------------------------------------------------------------------------------------------
+status 0 vm snapshot revert --dry-run monday a.vhdx b.vhdx
+says out "would discard"
+status 0 vm snapshot revert monday a.vhdx b.vhdx
+equal "$(layers a.vhdx)" 2
+status 1 vm snapshot revert friday a.vhdx b.vhdx

@@ -1,0 +1,479 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A snapshot set of the machine: its guest and its requester are the writers, the live engine is the provider. The set
+ * itself is vss/'s; here it gets time, threads and disks.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/env.h"
+#include "vhd/live.h"
+#include "vmm/machine_int.h"
+#include "vmm/machine_snapshot.h"
+#include "vmm/machine_snapshot_int.h"
+#include "vmm/machine_task.h"
+#include "vmm/vss_guest.h"
+
+#define NAME_MAX_BYTES 200
+#define NS_PER_MS      1000000ull
+
+/* A writer that is played by who asked for the snapshot. */
+struct requester {
+	const char *freeze, *thaw;	/* names of its phases; NULL: does not take part */
+	int who;
+	const char *waits;		/* for the answer to that one */
+	struct machine_snapshot *of;
+};
+
+struct machine_snapshot {
+	struct vmm_machine *m;
+	char name[NAME_MAX_BYTES + 1];
+	enum vss_level require;
+	struct vss_set *set;
+	struct vmm_watch *timer;
+	struct machine_task task;
+	bool told;			/* its end */
+	int guest;			/* writer; -1: not asked */
+	bool guest_paused;
+	struct requester application, barrier;
+
+	/* The provider; the task's thread while it runs. */
+	struct vhd_disk *disk[VHD_LIVE_DISKS_MAX];
+	uint32_t block_size[VHD_LIVE_DISKS_MAX];
+	unsigned disks;
+	struct vhd_live_set *live;
+	struct vhd_live_timing timing;
+	struct sp_guid id;
+	bool committed;
+	enum vss_op op;
+	enum vss_level level;
+	struct sp_err err;
+	int res;
+};
+
+static void settle(struct machine_snapshot *s);
+
+/* ---- provider ----------------------------------------------------------------------------------------- */
+
+static void note_blocks(struct machine_snapshot *s, bool raise)
+{
+	unsigned i = 0;
+
+	for (struct machine_disk *d = s->m->disks; d; d = d->next) {
+		struct vhd_layer_info info = { 0 };
+
+		if (i == s->disks || d->disk != s->disk[i])
+			continue;
+		vhd_disk_layer_info(d->disk, 0, &info);
+		if (raise && info.block_size != s->block_size[i])
+			scsi_lu_parameters_changed(storvsp_lu(s->m->controller[d->controller].vsp, d->at));
+		s->block_size[i++] = info.block_size;
+	}
+}
+
+/* A switch that came too late has nevertheless happened: what it made is merged away again. */
+static void undo(struct machine_snapshot *s)
+{
+	if (!s->committed) {
+		vhd_live_abort(sp_take(s->live));
+		return;
+	}
+	s->res = vhd_live_finish(sp_take(s->live), NULL, &s->err);
+	for (unsigned i = 0; i < s->disks; i++) {
+		int r = vhd_live_merge(s->disk[i], s->name, NULL, NULL, NULL, &s->err);
+
+		s->res = s->res ? s->res : r;
+	}
+}
+
+static void work(void *ctx)
+{
+	struct machine_snapshot *s = ctx;
+	const struct vhd_live_opts opts = { .name = s->name, .set = s->id };
+
+	s->res = 0;
+	switch (s->op) {
+	case VSS_OP_PREPARE:
+		s->res = vhd_live_prepare(s->disk, s->disks, &opts, &s->live, &s->err);
+		break;
+	case VSS_OP_COMMIT:
+		s->res = vhd_live_commit(s->live, false, &s->timing, &s->err);
+		s->committed = s->res == 0;
+		break;
+	case VSS_OP_FINISH:
+		s->res = vhd_live_finish(sp_take(s->live), vss_level_name(s->level), &s->err);
+		break;
+	default:
+		undo(s);
+	}
+}
+
+static void worked(void *ctx)
+{
+	struct machine_snapshot *s = ctx;
+
+	vss_answer(s->set, VSS_PROVIDER, s->op, s->res, VSS_REASON_NONE, sp_env_monotonic_ns());
+	settle(s);
+}
+
+static void begin(struct machine_snapshot *s, enum vss_op op)
+{
+	int r;
+
+	s->op = op;
+	r = machine_task_start(&s->task, work, worked);
+	if (r == 0)
+		return;
+	sp_err_set(&s->err, r, "cannot start a thread: %s", strerror(-r));
+	vss_answer(s->set, VSS_PROVIDER, op, r, VSS_REASON_NONE, sp_env_monotonic_ns());
+}
+
+static void prepare(void *ctx)
+{
+	begin(ctx, VSS_OP_PREPARE);
+}
+
+static void commit(void *ctx)
+{
+	begin(ctx, VSS_OP_COMMIT);
+}
+
+static void finish(void *ctx, enum vss_level level)
+{
+	struct machine_snapshot *s = ctx;
+
+	s->level = level;
+	begin(s, VSS_OP_FINISH);
+}
+
+static void take_back(void *ctx)
+{
+	begin(ctx, VSS_OP_ABORT);
+}
+
+/* ---- the requester as a writer ------------------------------------------------------------------------- */
+
+static void ask_requester(struct requester *r, const char *phase)
+{
+	json_object *data = json_object_new_object();
+
+	r->waits = phase;
+	json_object_object_add(data, "name", json_object_new_string(r->of->name));
+	json_object_object_add(data, "phase", json_object_new_string(phase));
+	machine_event(r->of->m, "SNAPSHOT_PHASE", data);
+}
+
+static void requester_check(void *ctx)
+{
+	struct requester *r = ctx;
+
+	vss_answer(r->of->set, r->who, VSS_OP_CHECK, 0, VSS_REASON_NONE, sp_env_monotonic_ns());
+}
+
+static void requester_freeze(void *ctx, unsigned window_ms)
+{
+	struct requester *r = ctx;
+
+	ask_requester(r, r->freeze);
+}
+
+static void requester_thaw(void *ctx)
+{
+	struct requester *r = ctx;
+
+	ask_requester(r, r->thaw);
+}
+
+static void requester_complete(void *ctx, bool good)
+{
+}
+
+static const struct vss_writer_ops requester_ops = {
+	requester_check, requester_freeze, requester_thaw, requester_complete,
+};
+
+static int add_requester(struct machine_snapshot *s, struct requester *r, const struct vss_writer *w)
+{
+	struct vss_writer mine = *w;
+
+	r->of = s;
+	mine.ops = &requester_ops;
+	mine.ctx = r;
+	r->who = vss_add_writer(s->set, &mine);
+	return r->who < 0 ? r->who : 0;
+}
+
+static bool requester_answers(struct machine_snapshot *s, struct requester *r, const char *phase, bool good)
+{
+	enum vss_op op;
+
+	if (!r->waits || strcmp(r->waits, phase))
+		return false;
+	op = strcmp(phase, r->freeze) == 0 ? VSS_OP_FREEZE : VSS_OP_THAW;
+	r->waits = NULL;
+	vss_answer(s->set, r->who, op, good ? 0 : -EIO, VSS_REASON_NONE, sp_env_monotonic_ns());
+	return true;
+}
+
+/* ---- writers ------------------------------------------------------------------------------------------ */
+
+static void guest_answered(void *ctx, enum vss_op op, int res, enum vss_reason why)
+{
+	struct machine_snapshot *s = ctx;
+
+	vss_answer(s->set, s->guest, op, res, why, sp_env_monotonic_ns());
+	settle(s);
+}
+
+static int add_guest(struct machine_snapshot *s)
+{
+	const struct vss_writer w = {
+		.name = "guest", .stage = VSS_STAGE_GUEST, .grants = VSS_FILE_SYSTEM, .ops = &vmm_vss_guest_ops,
+		.ctx = s->m->vss_guest,
+	};
+
+	s->guest = vss_add_writer(s->set, &w);
+	vmm_vss_guest_answer_to(s->m->vss_guest, guest_answered, s);
+	return s->guest < 0 ? s->guest : 0;
+}
+
+static int add_writers(struct machine_snapshot *s, const struct vmm_snapshot_opts *o)
+{
+	const struct vss_writer application = { .name = "requester", .grants = VSS_APPLICATION };
+	const struct vss_writer barrier = { .name = "other machines", .stage = VSS_STAGE_LAST, .essential = true };
+	int r = 0;
+
+	s->guest = -1;
+	s->application.freeze = "freeze";
+	s->application.thaw = "thaw";
+	s->barrier.freeze = "frozen";
+	s->barrier.thaw = "switched";
+	if (!o->no_quiesce)
+		r = add_guest(s);
+	if (r == 0 && (o->phases & VMM_PHASE_APPLICATION))
+		r = add_requester(s, &s->application, &application);
+	if (r == 0 && (o->phases & VMM_PHASE_BARRIER))
+		r = add_requester(s, &s->barrier, &barrier);
+	return r;
+}
+
+/* ---- ends --------------------------------------------------------------------------------------------- */
+
+static void add_text(json_object *o, const char *key, const char *text)
+{
+	json_object_object_add(o, key, json_object_new_string(text));
+}
+
+static void add_ms(json_object *o, const char *key, uint64_t ns)
+{
+	json_object_object_add(o, key, json_object_new_double((double)(ns / 1000) / 1000));
+}
+
+static json_object *describe_writers(struct machine_snapshot *s, unsigned count)
+{
+	json_object *list = json_object_new_array();
+
+	for (unsigned i = 0; i < count; i++) {
+		json_object *o = json_object_new_object();
+		struct vss_writer_result w;
+
+		vss_writer_result(s->set, i, &w);
+		add_text(o, "name", w.name);
+		json_object_object_add(o, "frozen", json_object_new_boolean(w.frozen));
+		json_object_object_add(o, "thawed", json_object_new_boolean(w.released));
+		add_text(o, "reason", vss_reason_name(w.reason));
+		add_ms(o, "freeze_ms", w.freeze_ns);
+		add_ms(o, "thaw_ms", w.thaw_ns);
+		json_object_array_add(list, o);
+	}
+	return list;
+}
+
+static json_object *describe(struct machine_snapshot *s)
+{
+	json_object *o = json_object_new_object();
+	char id[SP_GUID_TEXT];
+	struct vss_result r;
+
+	vss_result(s->set, &r);
+	sp_guid_format_le(&s->id, id);
+	add_text(o, "name", s->name);
+	add_text(o, "set", id);
+	if (vss_state(s->set) == VSS_DONE) {
+		add_text(o, "level", vss_level_name(r.level));
+		json_object_object_add(o, "time", json_object_new_int64(s->timing.time));
+	}
+	add_text(o, "reason", vss_reason_name(r.reason));
+	add_text(o, "required", vss_level_name(s->require));
+	if (r.error && s->err.code)
+		add_text(o, "error", sp_err_text(&s->err));
+	json_object_object_add(o, "disks", json_object_new_int((int)s->disks));
+	add_ms(o, "freeze_ms", r.freeze_ns);
+	add_ms(o, "hold_ms", r.hold_ns);
+	add_ms(o, "pause_ms", s->timing.pause_ns);
+	json_object_object_add(o, "writers", describe_writers(s, r.writers));
+	return o;
+}
+
+static void tell_end(struct machine_snapshot *s)
+{
+	s->told = true;
+	if (s->committed)
+		note_blocks(s, true);
+	machine_event(s->m, vss_state(s->set) == VSS_DONE ? "SNAPSHOT_CREATED" : "SNAPSHOT_FAILED", describe(s));
+}
+
+static void snapshot_free(struct machine_snapshot *s)
+{
+	vmm_vss_guest_answer_to(s->m->vss_guest, NULL, NULL);
+	machine_task_fini(&s->task);
+	vmm_loop_remove(s->timer);
+	vss_set_free(s->set);
+	if (s->live && s->committed)
+		vhd_live_finish(s->live, NULL, NULL);
+	else
+		vhd_live_abort(s->live);
+	sp_free(s);
+}
+
+/* After everything that moves the set on. @s may be gone. */
+static void settle(struct machine_snapshot *s)
+{
+	uint64_t now = sp_env_monotonic_ns(), at;
+
+	if (vss_over(s->set) && !s->told)
+		tell_end(s);
+	if (vss_over(s->set) && !vss_busy(s->set)) {
+		s->m->snapshot = NULL;
+		snapshot_free(s);
+		return;
+	}
+	at = vss_deadline_ns(s->set);
+	if (at != UINT64_MAX)
+		vmm_loop_timer_set(s->timer, at > now ? (unsigned)((at - now) / NS_PER_MS) + 1 : 1, 0);
+}
+
+static void on_timer(void *ctx)
+{
+	struct machine_snapshot *s = ctx;
+	uint64_t now = sp_env_monotonic_ns();
+
+	if (vss_state(s->set) == VSS_IDLE)
+		vss_start(s->set, now);
+	else
+		vss_tick(s->set, now);
+	settle(s);
+}
+
+/* ---- from outside ------------------------------------------------------------------------------------- */
+
+static int choose_disks(struct machine_snapshot *s, struct sp_err *err)
+{
+	for (struct machine_disk *d = s->m->disks; d; d = d->next) {
+		if (!d->disk || d->config.dvd || d->scratch || !vhd_disk_writable(d->disk))
+			continue;
+		if (s->disks == VHD_LIVE_DISKS_MAX)
+			return sp_err_set(err, -ENOSPC, "a set has at most %u disks", VHD_LIVE_DISKS_MAX);
+		s->disk[s->disks++] = d->disk;
+	}
+	note_blocks(s, false);
+	return s->disks ? 0 : sp_err_set(err, -ENOENT, "the machine has no disk that is writable and kept");
+}
+
+static int set_new(struct machine_snapshot *s, const struct vmm_snapshot_opts *o)
+{
+	const struct vss_provider provider = { prepare, commit, finish, take_back, s };
+	struct vss_opts opts = { .require = o->require, .check_ms = o->check_ms, .freeze_ms = o->freeze_ms };
+	int r;
+
+	if (o->freeze_ms && o->freeze_ms < 20000)
+		opts.hold_ms = o->freeze_ms / 2;
+	r = vss_set_new(&opts, &provider, &s->set);
+	return r < 0 ? r : add_writers(s, o);
+}
+
+static int check_opts(struct vmm_machine *m, const struct vmm_snapshot_opts *o, struct sp_err *err)
+{
+	if (m->snapshot || machine_merge_runs(m))
+		return sp_err_set(err, -EBUSY, "a snapshot is being made or deleted");
+	if (!*o->name || strlen(o->name) > NAME_MAX_BYTES)
+		return sp_err_set(err, -EINVAL, "a snapshot's name has 1 to %d bytes", NAME_MAX_BYTES);
+	if (o->no_quiesce && (o->phases & VMM_PHASE_APPLICATION))
+		return sp_err_set(err, -EINVAL, "without quiescing there are no scripts to run");
+	return 0;
+}
+
+int vmm_machine_snapshot(struct vmm_machine *m, const struct vmm_snapshot_opts *opts, struct sp_err *err)
+{
+	struct vmm_snapshot_opts o = *opts;
+	struct machine_snapshot *s;
+	int r = check_opts(m, &o, err);
+
+	if (r < 0)
+		return r;
+	s = sp_zalloc(sizeof(*s));
+	if (!s)
+		return sp_err_set(err, -ENOMEM, "out of memory");
+	s->m = m;
+	s->require = o.require;
+	snprintf(s->name, sizeof(s->name), "%s", o.name);
+	sp_env_guid(&s->id);
+	r = choose_disks(s, err);
+	if (r == 0 && (machine_task_init(&s->task, m->loop, s) < 0 || set_new(s, &o) < 0 ||
+		       vmm_loop_timer(m->loop, 1, 0, on_timer, s, &s->timer) < 0))
+		r = sp_err_set(err, -ENOMEM, "out of memory or descriptors");
+	if (r < 0)
+		snapshot_free(s);
+	else
+		m->snapshot = s;	/* the timer starts it: who asked hears the answer before the events */
+	return r;
+}
+
+int vmm_machine_snapshot_answer(struct vmm_machine *m, const char *phase, bool good, struct sp_err *err)
+{
+	struct machine_snapshot *s = m->snapshot;
+
+	if (!s || !(requester_answers(s, &s->application, phase, good) ||
+		    requester_answers(s, &s->barrier, phase, good)))
+		return sp_err_set(err, -ENOENT, "no snapshot waits for the answer to \"%s\"", phase);
+	settle(s);
+	return 0;
+}
+
+int vmm_machine_snapshot_abort(struct vmm_machine *m, struct sp_err *err)
+{
+	struct machine_snapshot *s = m->snapshot;
+
+	if (!s)
+		return sp_err_set(err, -ENOENT, "no snapshot is being made");
+	vss_abort(s->set, sp_env_monotonic_ns());
+	settle(s);
+	return 0;
+}
+
+bool machine_snapshot_runs(const struct vmm_machine *m)
+{
+	return m->snapshot || machine_merge_runs(m);
+}
+
+void machine_snapshot_reset(struct vmm_machine *m)
+{
+	vmm_vss_guest_reset(m->vss_guest);
+}
+
+int machine_snapshots_new(struct vmm_machine *m, struct sp_err *err)
+{
+	int r = vmm_vss_guest_new(m->service[VMM_IC_VSS], m->loop, &m->vss_guest);
+
+	return r < 0 ? sp_err_set(err, r, "snapshots: %s", strerror(-r)) : 0;
+}
+
+void machine_snapshots_free(struct vmm_machine *m)
+{
+	machine_merge_free(m);
+	if (m->snapshot)
+		snapshot_free(sp_take(m->snapshot));
+	vmm_vss_guest_free(sp_take(m->vss_guest));
+}
