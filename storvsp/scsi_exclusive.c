@@ -8,8 +8,8 @@
  *				begins when all are zero
  *
  * Each side stores first and loads then, all sequentially consistent: at least one of them sees the other. A write
- * costs one such store on a cache line of its own worker and one load of a line that does not change. Its end is a plain
- * store; whether somebody waits for it is looked up once for all writes that one poll found done.
+ * costs one such store on a cache line of its own worker and one load of a line that does not change. Its end is a
+ * plain store; whether somebody waits for it is looked up once for all writes that one poll found done.
  *
  * Wakes: the last write of a queue rings the bell of the queue that waits; the end of the exclusive command rings all,
  * since a worker that parks something must look again.

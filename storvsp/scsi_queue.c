@@ -18,8 +18,8 @@
 
 /* ---- time ---------------------------------------------------------------------------------------------- */
 
-/* Statistics need one reading of the clock for all that comes between two polls, and one for all that a poll finds done:
- * a worker polls after every batch that it takes from its ring. */
+/* Statistics need one reading of the clock for all that comes between two polls, and one for all that a poll finds
+ * done: a worker polls after every batch that it takes from its ring. */
 static uint64_t batch_time(struct scsi_queue *q)
 {
 	if (!q->now_known)

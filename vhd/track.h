@@ -10,9 +10,9 @@
  *   vhd_track_changes(since "monday", until "tuesday")   what a backup has to copy
  *
  * The answer may name too much, after a crash for example, and never too little. Where the record cannot be trusted
- * (the side-car is gone or damaged, the image was written by somebody else, or is another file) it is "everything", with
- * the reason in words, and the single range that is reported is then the whole disk: a caller who looks at nothing but
- * the ranges is right.
+ * (the side-car is gone or damaged, the image was written by somebody else, or is another file) it is "everything",
+ * with the reason in words, and the single range that is reported is then the whole disk: a caller who looks at nothing
+ * but the ranges is right.
  *
  * What is compared: the content at the moment of a point, which the point makes durable first, with the content now.
  *
@@ -52,8 +52,8 @@ enum vhd_track_why {
  *
  * To be called right after opening, before the first write: what was written before counts as "everything".
  * Returns 0 (also when it is on already), -ENOENT (no side-car, @create not set), -EROFS (disk open read-only),
- * -ENOTSUP (a block device: nothing there tells that somebody else wrote), -EBADMSG (unreadable, @create not set), -ETIMEDOUT,
- * -EIO, -ENOSPC, -ENOMEM.
+ * -ENOTSUP (a block device: nothing there tells that somebody else wrote), -EBADMSG (unreadable, @create not set),
+ * -ETIMEDOUT, -EIO, -ENOSPC, -ENOMEM.
  */
 int vhd_disk_track(struct vhd_disk *d, bool create, struct sp_err *err);
 bool vhd_disk_tracked(struct vhd_disk *d);

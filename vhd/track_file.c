@@ -156,8 +156,8 @@ static int head_decode(const struct track_header_disk *d, uint64_t file_size, st
 		h->doubt[i] = le64_get(d->doubt[i]);
 	if (!geometry_ok(h->disk_size, h->block_shift) || h->region_shift < h->block_shift || h->region_shift > 62 ||
 	    track_blocks(h->disk_size, h->region_shift) > TRACK_REGIONS_MAX)
-		return sp_err_set(err, -EBADMSG, "blocks of 2^%u and regions of 2^%u bytes do not fit %" PRIu64 " bytes",
-				  h->block_shift, h->region_shift, h->disk_size);
+		return sp_err_set(err, -EBADMSG, "blocks of 2^%u and regions of 2^%u bytes do not fit %" PRIu64
+				  " bytes", h->block_shift, h->region_shift, h->disk_size);
 	if (h->why > VHD_TRACK_FAILED || h->points > VHD_TRACK_POINTS_MAX ||
 	    h->table.len != h->points * sizeof(struct track_point_disk) ||
 	    !extent_ok(&h->table, h->table.len, file_size) ||

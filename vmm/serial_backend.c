@@ -85,6 +85,9 @@ static size_t peek(struct vmm_serial_backend *b, uint8_t buf[static CHUNK], uint
 static void taken(struct vmm_serial_backend *b, uint64_t at, size_t n)
 {
 	pthread_mutex_lock(&b->lock);
+	/* Pushed out while they were on their way: they have come through after all. */
+	if (b->head > at)
+		b->dropped -= sp_min(b->head, at + n) - at;
 	b->head = sp_max(b->head, at + n);
 	pthread_mutex_unlock(&b->lock);
 }

@@ -466,7 +466,7 @@ static void framing(void **state)
 		assert_int_equal(send(fd, p, 1, 0), 1);
 	assert_string_equal(line(fd), "{\"return\":{\"name\":\"noted\"}}");
 	for (unsigned i = 0; i < 100; i++)
-		strcat(many, one);
+		memcpy(many + i * strlen(one), one, strlen(one) + 1);
 	say(fd, many);
 	for (unsigned i = 0; i < 100; i++)
 		assert_string_equal(line(fd), "{\"return\":{\"name\":\"noted\"}}");
