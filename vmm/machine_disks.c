@@ -233,8 +233,8 @@ static int disk_add(struct vmm_machine *m, struct vmm_disk_config *c, struct mac
 
 /* ---- controllers -------------------------------------------------------------------------------------- */
 
-/* A guest and a client on the host that wrote one disk would destroy it: a controller has one user, and its disks can be
- * detached here and attached there. */
+/* A guest and a client on the host that wrote one disk would destroy it: a controller has one user, and its disks can
+ * be detached here and attached there. */
 static int serve(struct vmm_machine *m, const struct vmbus_offer *offer, struct sp_err *err)
 {
 	int fd, r = vmbus_socket_listen(m->config->storvsp_socket, &fd, err);
