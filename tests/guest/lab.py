@@ -90,7 +90,7 @@ def outer_initrd(kernel, path):
 def outer_disk(options, kernel, work, path):
     top = os.path.join(work, 'outer-disk')
     tree = Tree()
-    tree.folder('dev', 'proc', 'sys', 'run', 'tmp', 'mnt', 'work', 'var/run', 'etc')
+    tree.folder('dev', 'proc', 'sys', 'run', 'tmp', 'mnt', 'scratch', 'var/run', 'etc')
     build = options.build
     ours = [build + '/tools/vhd-tool', build + '/fuse/vhd-mount', options.vmm]
     for name in ours + L1_PROGRAMS + options.with_programs:
