@@ -36,5 +36,5 @@ if [ ! -f "$disk" ]; then
 	mv "$disk.new" "$disk"
 fi
 
-exec "$here/lab.py" --build "$build" --scenarios debian --mem 3072 --timeout 1800 \
-	--with-file "$disk" /lab/guest/debian.vhdx
+exec "$here/lab.py" --build "$build" --scenarios debian --mem 3072 --timeout 3600 \
+	--with-file "$disk" /work/debian/debian.vhdx

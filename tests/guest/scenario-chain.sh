@@ -30,7 +30,7 @@ check "a chain of three layers is made" chain
 # KiB that the file has on the host
 allocated() { echo $(($(stat -c '%b * %B' disk.vhdx) / 1024)); }
 # What is freed goes back to the host when no request can be on its way there any more.
-shrunk() { [ $((before - $(allocated))) -ge 24576 ] || { echo "$before KiB before, $(allocated) KiB after"; return 1; }; }
+shrunk() { [ $((before - $(allocated))) -ge 24576 ] || { echo "from $before to $(allocated) KiB"; return 1; }; }
 
 # In the order in which a guest's kernel finds what we offer.
 console_lines()
