@@ -4,11 +4,12 @@
 #
 # usage: demo.sh BUILD_DIR
 #
-# Needs no root. Without /dev/fuse it says so and proves the rest.
+# Needs no root. Without /dev/fuse, or the means to run a guest, it says so and proves the rest.
 set -eu -o pipefail
 PATH=$PATH:/usr/sbin:/sbin
 build=$(cd "${1:?usage: demo.sh BUILD_DIR}" && pwd)
-tool=$build/tools/vhd-tool mount=$build/fuse/vhd-mount
+tool=$build/tools/vhd-tool mount=$build/fuse/vhd-mount vmm=$build/vmm/spindle-vm
+here=$(cd "$(dirname "$0")" && pwd)
 started=$SECONDS
 
 # ---- how it talks ------------------------------------------------------------------------------------
@@ -243,6 +244,71 @@ if [ -n "$fuse" ]; then
 	prove "after kill -9 everything that was synced is there; the dirty log is replayed"
 else
 	skip "mounting, files of the layers, kill -9 (no /dev/fuse)"
+fi
+
+# ---- a guest -----------------------------------------------------------------------------------------
+
+# This host's processor runs guests by itself.
+has_kvm() { [ -w /dev/kvm ] && grep -qwE 'vmx|svm' /proc/cpuinfo; }
+
+# What the guest had to say about itself and its checks.
+guest_says()
+{
+	tr -d '\r' | sed -n 's/^@lab ok - /   ok: /p; s/^@lab not ok - /   FAILED: /p; s/^@lab # /   guest: /p'
+}
+
+guest_here()
+{
+	mkdir guest
+	python3 "$here/guest/lab.py" --build "$build" --prepare guest >guest.log 2>&1 || return 1
+	[ -e guest/initrd ] || return 1
+	run timeout 150 "$vmm" run --disk linux.vhdx --kernel guest/vmlinuz --initrd guest/initrd \
+		--append "console=ttyS0 panic=-1 spindle.test=demo" --serial file:guest.console || return 1
+	guest_says <guest.console
+	grep -q '^@done' guest.console && ! grep -q '^@lab not ok' guest.console
+}
+
+# The same in a machine that is emulated: its KVM is, too.
+guest_nested()
+{
+	local image
+	local -a files=()
+
+	for image in linux.vhdx linux.first.vhdx linux.second.vhdx; do
+		files+=(--with-file "$work/$image" "/demo/$image")
+	done
+	note "this processor runs no guests by itself: an emulated host (QEMU) does, with spindle-vm in it; half a minute"
+	python3 "$here/guest/lab.py" --build "$build" --scenarios demo --timeout 120 "${files[@]}" \
+		--take /demo/linux.vhdx "$work/changed.vhdx" >guest.log 2>&1 || return 1
+	sed -nE 's/^ok [0-9]+ - demo: (demo: )?/   ok: /p; s/^not ok [0-9]+ - /   FAILED: /p; s/^# .* s: (Linux)/   guest: \1/p' \
+		guest.log
+	[ -s changed.vhdx ] || return 1
+	mv changed.vhdx linux.vhdx
+}
+
+guest_boots()
+{
+	if has_kvm; then guest_here; else guest_nested; fi
+}
+
+step "A real guest boots from the chain: Debian's kernel with the drivers of Hyper-V, on spindle-vm"
+if ! [ -x "$vmm" ]; then
+	skip "a guest (spindle-vm is not built)"
+elif guest_boots; then
+	"$tool" convert -q -O raw linux.vhdx guest.raw
+	from_guest() { debugfs -R "$1" "guest.raw?offset=$((part_mib << 20))" 2>/dev/null; }
+	note "on the host: /etc/from-guest says \"$(from_guest "cat /etc/from-guest")\""
+	from_guest "dump /srv/from-guest.bin guest.bin"
+	same "2 MB written in the guest, by sha256sum there and here" "$(sum guest.bin)" \
+		"$(from_guest "cat /srv/from-guest.sum" | cut -d' ' -f1)"
+	rm guest.raw guest.bin
+	linux_3=$(hash_of linux.vhdx)
+	prove "an unmodified Linux kernel finds the chain by VMBus and StorVSP; debugfs reads on the host what it wrote"
+elif grep -q 'SKIP' guest.log; then
+	skip "a guest ($(sed -n 's/.*SKIP //p' guest.log | head -1))"
+else
+	tail -n 30 guest.log >&2
+	die "the guest"
 fi
 
 # ---- merge, revert, check ----------------------------------------------------------------------------

@@ -187,6 +187,9 @@ def run(options):
         outer_disk(options, kernel, work, disk)
         print('# %3d s: images made, kernel %s' % (time.monotonic() - results.started, kernel.release), flush=True)
         ended = watch(options, qemu_command(options, kernel, initrd, disk), log, results)
+        for name, place in options.take:
+            subprocess.run([program('debugfs'), '-R', 'dump %s %s' % (name, place), disk], check=True,
+                           stderr=subprocess.DEVNULL)
         if options.keep:
             shutil.copy(disk, os.path.join(folder, 'kept-disk'))
     results.result(ended, 'level 1 came to its end')
@@ -197,6 +200,14 @@ def run(options):
                 print('#  ', text)
     print('1..%d' % results.count)
     return results.failed != 0
+
+
+def prepare(options):
+    """What a guest needs on a host with KVM of its own."""
+    kernel = Kernel(os.path.join(options.build, 'guest', 'kernel'))
+    shutil.copy(kernel.image, os.path.join(options.prepare, 'vmlinuz'))
+    guest_initrd(kernel, os.path.join(options.prepare, 'initrd'), options.guest_modules)
+    return 0
 
 
 def main():
@@ -214,11 +225,14 @@ def main():
     parser.add_argument('--smp', type=int, default=1, help='processors of level 1')
     parser.add_argument('--mem', type=int, default=2048, help='MiB of level 1')
     parser.add_argument('--timeout', type=int, default=850, help='seconds for all of level 1')
+    parser.add_argument('--take', nargs=2, action='append', default=[], metavar=('FILE', 'PLACE'),
+                        help='a file of level 1 to fetch in the end')
+    parser.add_argument('--prepare', metavar='FOLDER', help="only put the guest's kernel and initial RAM disk there")
     parser.add_argument('--keep', action='store_true', help='keep the disk of level 1 as BUILD/guest/kept-disk')
     options = parser.parse_args()
     options.vmm = options.vmm or options.build + '/vmm/spindle-vm'
     try:
-        return run(options)
+        return prepare(options) if options.prepare else run(options)
     except Unavailable as reason:
         print('1..0 # SKIP %s' % reason)
         return 0
