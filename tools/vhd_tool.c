@@ -20,6 +20,7 @@ static const struct tool_verb verbs[] = {
 	{ "merge",    "FILE",		  "move an image's content down into its parent",	  tool_merge,	 1 },
 	{ "rebase",   "FILE",		  "give an image another parent, or none",		  tool_rebase,	 1 },
 	{ "snapshot", "create|list|revert|delete ...", "keep states of an image to go back to",	  tool_snapshot, 1 },
+	{ "changes",  "FILE",		  "which parts changed since a point in time",		  tool_changes,	 1 },
 	{ "hash",     "FILE",		  "SHA-256 of a disk, and a manifest of its parts",	  tool_hash,	 2 },
 	{ "probe",    "FILE",		  "partitions and file systems on a disk",		  tool_probe,	 1 },
 	{ 0 },

@@ -21,6 +21,7 @@ struct tool_verb {
 
 int tool_create(const struct tool_verb *verb, int argc, char **argv);
 int tool_info(const struct tool_verb *verb, int argc, char **argv);
+int tool_changes(const struct tool_verb *verb, int argc, char **argv);
 int tool_map(const struct tool_verb *verb, int argc, char **argv);
 int tool_check(const struct tool_verb *verb, int argc, char **argv);
 int tool_repair(const struct tool_verb *verb, int argc, char **argv);

@@ -474,6 +474,7 @@ static void test_damage(void **state)
 	const bool crashed = state != NULL;
 	uint64_t size;
 	struct store *s;
+	uint8_t byte;
 
 	point(d, "a");
 	write_at(d, 3 * UNIT, 512, 1);
@@ -485,8 +486,13 @@ static void test_damage(void **state)
 		finish(d);
 	assert_int_equal(store_folder_open(f, "disk.track", 0, &s, NULL), 0);
 	assert_int_equal(store_size(s, &size), 0);
+	for (uint64_t at = TRACK_BODY; at < size; at++) {
+		assert_int_equal(store_read(s, &byte, 1, at), 0);
+		if (byte)
+			damaged(f, at, __builtin_ctz(byte));	/* a change that is taken away */
+	}
 	store_close(s);
-	for (uint64_t at = 0; at < size; at += at % TRACK_PAGE < TRACK_HEADER_SIZE ? 3 : 512)
+	for (uint64_t at = 0; at < size; at += at % TRACK_PAGE < TRACK_HEADER_SIZE ? 5 : 512)
 		damaged(f, at, (int)(at % 8));
 	for (uint64_t at = 0; at < size; at += 512)
 		damaged(f, at, -1);
