@@ -15,6 +15,8 @@
 #include "base/seed.h"
 #include "vhd/track_int.h"
 
+#define SEQUENCE_MAX (UINT64_C(1) << 62)	/* never reached by counting */
+
 uint64_t track_blocks(uint64_t size, uint8_t shift)
 {
 	return sp_div_ceil(size, UINT64_C(1) << shift);
@@ -177,10 +179,11 @@ static int read_heads(struct store *store, uint64_t file_size, struct track_head
 
 		if (r < 0 && r != -ENODATA)
 			return sp_err_set(err, r, "cannot read: %s", strerror(-r));
-		if (r == 0)
-			r = head_decode(&d, file_size, &h[copy], err);
-		else
-			r = sp_err_set(err, -EBADMSG, "the file ends before it");
+		r = r < 0 ? sp_err_set(err, -EBADMSG, "the file ends before it") :
+			    head_decode(&d, file_size, &h[copy], err);
+		if (r == 0 && (h[copy].sequence % 2 != copy || h[copy].sequence > SEQUENCE_MAX))
+			r = sp_err_set(err, -EBADMSG, "sequence number %" PRIu64 " does not belong here",
+				       h[copy].sequence);
 		if (r < 0 && copy == 1 && SP_SEED_BUG(TRACK_ONE_HEADER)) {
 			*ret = h[0];
 			return 0;

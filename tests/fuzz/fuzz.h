@@ -102,7 +102,7 @@ struct fz_target {
 };
 
 extern const struct fz_target fz_target_vhd, fz_target_vhdx_open, fz_target_vhdx_log, fz_target_vhdx_metadata,
-	fz_target_chain, fz_target_disk_write, fz_target_check_repair;
+	fz_target_chain, fz_target_disk_write, fz_target_check_repair, fz_target_track;
 
 void fz_parse(const uint8_t *data, size_t size, struct fz_input *ret);
 /* Bytes written; records that do not fit in @room are left out. */

@@ -19,6 +19,7 @@
 static const struct fz_target *const targets[] = {
 	&fz_target_vhd, &fz_target_vhdx_open, &fz_target_vhdx_log, &fz_target_vhdx_metadata,
 	&fz_target_chain, &fz_target_disk_write, &fz_target_check_repair,
+	&fz_target_track,
 };
 
 static char current[4096];

@@ -366,6 +366,20 @@ def random_qemu(bench, image, rw):
     bench.compare('4 KiB scattered %s QD32, qemu on the same VHDX' % rw[4:], ours, peer, 3)
 
 
+# ---- row: change tracking ------------------------------------------------------------------------------
+
+def row_track(bench):
+    size = 256 * MIB if bench.quick else GIB
+    bench.room(2 * size)
+    on, off = full_image(bench, 'on.vhdx', size), full_image(bench, 'off.vhdx', size)
+    settle(on, off)
+    for how, more in (('', {}), (', a flush every 64', {'flush_every': 64})):
+        peer = timed(bench, off, 'randwrite', **more)
+        peer.name = 'tracking off'
+        bench.compare('4 KiB randwrite QD32%s, changes tracked' % how, timed(bench, on, 'randwrite', track=True, **more),
+                      peer, 0.97 if not how else None)
+
+
 # ---- row: chain ---------------------------------------------------------------------------------------
 
 LAYERS = 64
@@ -820,8 +834,8 @@ def backup_incremental(bench, source):
     shutil.rmtree(other)
 
 
-ROWS = {'random': row_random, 'chain': row_chain, 'allocate': row_allocate, 'convert': row_convert,
-        'empty': row_empty, 'open': row_open, 'mount': row_mount, 'ring': row_ring, 'backup': row_backup}
+ROWS = {'random': row_random, 'track': row_track, 'chain': row_chain, 'allocate': row_allocate,
+        'convert': row_convert, 'empty': row_empty, 'open': row_open, 'mount': row_mount, 'ring': row_ring, 'backup': row_backup}
 PLACES = {'tmpfs': '/dev/shm', 'disk': '/var/tmp'}
 
 

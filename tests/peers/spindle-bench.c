@@ -4,8 +4,10 @@
  * peers and prints ratios.
  *
  *   spindle-bench [--rw=randread|randwrite|read|write] [--bs=BYTES] [--step=BYTES] [--seed=N] [--qd=N]
- *		   [--seconds=S | --ops=N] [--flush-every=N] [--format=F] [--open-only] [--plain] [--warm] FILE
+ *		   [--seconds=S | --ops=N] [--flush-every=N] [--format=F] [--open-only] [--plain] [--warm] [--track]
+ *		   FILE
  *
+ * --track records changes since a point that is made before the clock starts: nothing is marked yet.
  * --warm reads everything once before the clock starts, cell by cell: the map of a chain is then known.
  * --step is the -S of "qemu-img bench": the same sequence of offsets, for a comparison of equals.
  */
@@ -20,13 +22,14 @@
 
 #include "base/bytes.h"
 #include "base/env.h"
+#include "vhd/track.h"
 #include "vhd/vhd.h"
 
 struct bench {
 	const char *rw, *file;
 	uint64_t bs, step, ops, flush_every;
 	unsigned qd, seconds;
-	bool open_only, plain, warm;
+	bool open_only, plain, warm, track;
 	struct vhd_open_opts open;
 	/* running */
 	struct vhd_disk *disk;
@@ -198,6 +201,17 @@ static int read_all(struct bench *b)
 	return r;
 }
 
+static int begin_tracking(struct bench *b, struct sp_err *err)
+{
+	int r = vhd_disk_track(b->disk, true, err);
+
+	if (r == 0)
+		r = vhd_track_forget(b->disk, "bench", err);
+	if (r == 0 || r == -ENOENT)
+		r = vhd_track_point(b->disk, "bench", NULL, err);
+	return r;
+}
+
 static void report(struct bench *b, uint64_t open_ns, uint64_t run_ns, uint64_t close_ns)
 {
 	struct json_object *o = json_object_new_object();
@@ -226,7 +240,7 @@ static int parse(struct bench *b, int argc, char **argv)
 		{ "ops", 1, NULL, 'n' }, { "flush-every", 1, NULL, 'f' }, { "format", 1, NULL, 'F' },
 		{ "step", 1, NULL, 'S' },
 		{ "seed", 1, NULL, 'R' }, { "open-only", 0, NULL, 'o' }, { "plain", 0, NULL, 'p' },
-		{ "warm", 0, NULL, 'w' }, { 0 },
+		{ "warm", 0, NULL, 'w' }, { "track", 0, NULL, 't' }, { 0 },
 	};
 	int opt;
 
@@ -247,6 +261,7 @@ static int parse(struct bench *b, int argc, char **argv)
 		case 'o': b->open_only = true; break;
 		case 'p': b->plain = true; break;
 		case 'w': b->warm = true; break;
+		case 't': b->track = true; break;
 		default: return -1;
 		}
 	}
@@ -271,7 +286,7 @@ int main(int argc, char **argv)
 	if (parse(&b, argc, argv) < 0) {
 		fprintf(stderr, "usage: spindle-bench [--rw=MODE] [--bs=BYTES] [--step=BYTES] [--seed=N] [--qd=N] "
 				"[--seconds=S|--ops=N]\n\t[--flush-every=N] [--format=F] [--open-only] [--plain] "
-				"[--warm] FILE\n");
+				"[--warm] [--track] FILE\n");
 		return 2;
 	}
 	t0 = sp_env_monotonic_ns();
@@ -280,6 +295,8 @@ int main(int argc, char **argv)
 	open_ns = t1 - t0;
 	if (r == 0 && b.warm)
 		r = read_all(&b);
+	if (r == 0 && b.track)
+		r = begin_tracking(&b, &err);
 	t1 = sp_env_monotonic_ns();
 	if (r == 0 && !b.open_only) {
 		b.units = vhd_disk_size(b.disk) / b.bs;
