@@ -75,6 +75,7 @@ struct vhd_queue {
 	pthread_mutex_t mail_lock;	/* the committer thread brings finished work */
 	struct slot *mail;
 	int fd;				/* the ring's eventfd; -1 until a bell is needed, it costs each completion */
+	bool polled;			/* the caller has been given it: it has to ring from then on */
 };
 
 static void list_init(struct list *l)
@@ -179,6 +180,7 @@ static bool slot_post(struct slot *s, enum slot_state state)
 		q->fd = store_ring_fd(q->ring);
 	if (!q->d->threaded || q->fd < 0)
 		return false;
+	store_ring_silence(q->ring, false);
 	q->working++;
 	if (disk_work_post(q->d, &s->work) == 0)
 		return true;
@@ -217,6 +219,8 @@ static void collect_mail(struct vhd_queue *q)
 			slot_finish(s);
 		}
 	}
+	if (q->working == 0 && !q->polled)
+		store_ring_silence(q->ring, true);
 	if (marked)
 		store_ring_kick(q->ring);	/* nobody else knows of them */
 }
@@ -592,8 +596,11 @@ int vhd_queue_wait(struct vhd_queue *q, unsigned count)
 
 int vhd_queue_fd(struct vhd_queue *q)
 {
+	q->polled = true;
 	if (q->fd < 0)
 		q->fd = store_ring_fd(q->ring);
+	else
+		store_ring_silence(q->ring, false);
 	return q->fd;
 }
 

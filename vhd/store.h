@@ -197,6 +197,9 @@ int store_ring_kick(struct store_ring *r);		/* hands queued requests to the kern
 int store_ring_reap(struct store_ring *r, unsigned wait);
 /* A descriptor that polls readable when reaping has work (eventfd). Armed at first call; -errno. */
 int store_ring_fd(struct store_ring *r);
+/* While nobody polls the descriptor its bell costs system calls for nothing. Silent, it tells of no completion; armed
+ * again, it tells of those that wait. */
+void store_ring_silence(struct store_ring *r, bool silent);
 bool store_ring_is_uring(const struct store_ring *r);
 
 #endif

@@ -80,6 +80,7 @@ struct store_ring {
 	uint64_t fixed_used[FIXED_FILES / 64];
 	bool has_fixed_table;
 	int event_fd;			/* -1: not armed */
+	bool silent;			/* nobody polls it now */
 };
 
 /* ---- lists ---------------------------------------------------------------------------------------- */
@@ -313,7 +314,7 @@ static void run_todo(struct store_ring *r)
 static void ring_the_bell(struct store_ring *r)
 {
 	/* The kernel rings it for its own completions. It can only fail when it is readable already. */
-	if (r->event_fd >= 0 && r->done.count + r->todo.count > 0)
+	if (r->event_fd >= 0 && !r->silent && r->done.count + r->todo.count > 0)
 		(void)!eventfd_write(r->event_fd, 1);
 }
 
@@ -436,7 +437,7 @@ static void drain_bell(const struct store_ring *r)
 {
 	eventfd_t count;
 
-	if (r->event_fd >= 0)
+	if (r->event_fd >= 0 && !r->silent)
 		(void)!eventfd_read(r->event_fd, &count);
 }
 
@@ -651,6 +652,19 @@ int store_ring_fd(struct store_ring *r)
 	r->event_fd = fd;
 	ring_the_bell(r);
 	return fd;
+}
+
+void store_ring_silence(struct store_ring *r, bool silent)
+{
+	if (r->event_fd < 0 || r->silent == silent)
+		return;
+	r->silent = silent;
+	if (r->is_uring)
+		io_uring_cq_eventfd_toggle(&r->uring, !silent);
+	/* What the kernel completed while it was silent rang nothing. */
+	if (!silent && r->is_uring && io_uring_cq_ready(&r->uring) > 0)
+		(void)!eventfd_write(r->event_fd, 1);
+	ring_the_bell(r);
 }
 
 bool store_ring_is_uring(const struct store_ring *r)
