@@ -6,6 +6,7 @@
  *
  *   oracle.c	what a sector may read as
  *   workload.c	what is going on when the power fails
+ *   live.c	... to snapshots of disks in use
  *   client.c	the same through the provider, by a client of it
  *   cut.c	every state a cut could leave, opened and judged
  *   crash.c	options and totals
@@ -40,6 +41,8 @@ struct workload {
 	bool qemu;			/* qemu-img can judge the leaf */
 	void (*setup)(struct crash *c);
 	void (*run)(struct crash *c);
+	/* On every state before anything else is done with it, and judged itself: what the start of a machine does. */
+	int (*recover)(struct crash *c, struct store_folder *f, struct sp_err *err);
 	/* On a state that opened: finish what was interrupted; the content must still be the same. */
 	int (*finish)(struct crash *c, struct store_folder *f, struct sp_err *err);
 };
@@ -54,6 +57,20 @@ void crash_write(struct crash *c, uint64_t sector, uint64_t count);
 void crash_zero(struct crash *c, uint64_t sector, uint64_t count);
 void crash_discard(struct crash *c, uint64_t sector, uint64_t count);
 void crash_flush(struct crash *c);
+/* Few places in many blocks, so that space that changed hands shows. */
+void crash_write_anywhere(struct crash *c);
+void crash_make_base(struct crash *c, const char *name);
+void crash_must(struct crash *c, int r, const struct sp_err *err);
+
+/* live.c */
+void live_two_disks(struct crash *c);
+void live_set(struct crash *c);
+int live_set_recover(struct crash *c, struct store_folder *f, struct sp_err *err);
+void live_snapshots(struct crash *c);
+void live_merges(struct crash *c);
+int live_merge_recover(struct crash *c, struct store_folder *f, struct sp_err *err);
+int live_merge_finish(struct crash *c, struct store_folder *f, struct sp_err *err);
+
 __attribute__((noreturn, format(printf, 2, 3))) void crash_fail(struct crash *c, const char *fmt, ...);
 
 /* client.c: a workload. */

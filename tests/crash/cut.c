@@ -173,6 +173,8 @@ static void judge_recovery(struct state *s, struct store_folder *f)
 	if (store_folder_log_new(f, &rec) < 0)
 		abort();
 	log = store_folder_log(rec);
+	if (c->w->recover && c->w->recover(c, rec, &err) < 0)
+		state_fail(s, "cannot be recovered: %s", sp_err_text(&err));
 	if (open_state(c, rec, true, &d, &err) < 0)
 		state_fail(s, "does not open: %s", sp_err_text(&err));
 	if (vhd_disk_close(d, &err) < 0)
@@ -210,16 +212,18 @@ static void judge_folder(struct state *s, struct store_folder *f)
 		store_folder_close(f);
 		return;
 	}
+	if (!s->nested && nth % 16 == 1) {
+		judge_recovery(s, f);
+		return;
+	}
+	if (c->w->recover && c->w->recover(c, f, &err) < 0)
+		state_fail(s, "cannot be recovered: %s", sp_err_text(&err));
 	if (nth % 4 == 0) {
 		if (open_state(c, f, false, &d, &err) < 0)
 			state_fail(s, "does not open read-only: %s", sp_err_text(&err));
 		before = read_all(s, d);
 		vhd_disk_close(d, NULL);
 		c->opened_again++;
-	}
-	if (!s->nested && nth % 16 == 1) {
-		judge_recovery(s, f);
-		return;
 	}
 	if (open_state(c, f, true, &d, &err) < 0)
 		state_fail(s, "does not open: %s", sp_err_text(&err));

@@ -14,7 +14,7 @@
 
 #define MAX_WRITE 64u		/* sectors */
 
-static void must(struct crash *c, int r, const struct sp_err *err)
+void crash_must(struct crash *c, int r, const struct sp_err *err)
 {
 	if (r < 0)
 		crash_fail(c, "the workload itself failed: %d %s", r, err ? sp_err_text(err) : "");
@@ -27,7 +27,7 @@ void crash_open(struct crash *c, const char *leaf)
 	struct vhd_open_opts o = { .flags = VHD_OPEN_WRITE, .format = c->w->format };
 	struct sp_err err = { 0 };
 
-	must(c, vhd_disk_open_in(c->folder, leaf, &o, &c->disk, &err), &err);
+	crash_must(c, vhd_disk_open_in(c->folder, leaf, &o, &c->disk, &err), &err);
 }
 
 static void mark(struct crash *c, uint32_t index)
@@ -40,7 +40,7 @@ void crash_flush(struct crash *c)
 {
 	uint32_t covers = c->oracle.entries;
 
-	must(c, vhd_disk_flush(c->disk), NULL);
+	crash_must(c, vhd_disk_flush(c->disk), NULL);
 	mark(c, oracle_note(&c->oracle, HISTORY_FLUSHED, 0, 0, 0, covers));
 }
 
@@ -49,7 +49,7 @@ void crash_close(struct crash *c)
 	uint32_t covers = c->oracle.entries;
 	struct sp_err err = { 0 };
 
-	must(c, vhd_disk_close(c->disk, &err), &err);
+	crash_must(c, vhd_disk_close(c->disk, &err), &err);
 	mark(c, oracle_note(&c->oracle, HISTORY_FLUSHED, 0, 0, 0, covers));
 	c->disk = NULL;
 }
@@ -64,20 +64,20 @@ void crash_write(struct crash *c, uint64_t sector, uint64_t count)
 	for (uint64_t i = 0; i < count; i++)
 		stamp_fill(buf + i * SECTOR, sector + i, stamp);
 	mark(c, oracle_note(&c->oracle, HISTORY_WRITE, sector, count, stamp, 0));
-	must(c, vhd_disk_write(c->disk, buf, count * SECTOR, sector * SECTOR), NULL);
+	crash_must(c, vhd_disk_write(c->disk, buf, count * SECTOR, sector * SECTOR), NULL);
 	free(buf);
 }
 
 void crash_zero(struct crash *c, uint64_t sector, uint64_t count)
 {
 	mark(c, oracle_note(&c->oracle, HISTORY_ZERO, sector, count, 0, 0));
-	must(c, vhd_disk_write_zeroes(c->disk, sector * SECTOR, count * SECTOR), NULL);
+	crash_must(c, vhd_disk_write_zeroes(c->disk, sector * SECTOR, count * SECTOR), NULL);
 }
 
 void crash_discard(struct crash *c, uint64_t sector, uint64_t count)
 {
 	mark(c, oracle_note(&c->oracle, HISTORY_DISCARD, sector, count, 0, 0));
-	must(c, vhd_disk_discard(c->disk, sector * SECTOR, count * SECTOR), NULL);
+	crash_must(c, vhd_disk_discard(c->disk, sector * SECTOR, count * SECTOR), NULL);
 }
 
 static uint64_t sectors(const struct crash *c)
@@ -91,7 +91,7 @@ static uint64_t block_sectors(const struct crash *c)
 }
 
 /* Few places in many blocks, so that space that changed hands shows; now and then across a border. */
-static void write_anywhere(struct crash *c)
+void crash_write_anywhere(struct crash *c)
 {
 	static const unsigned places[] = { 0, 7, 64, 200, 333 };
 	uint64_t count = rng_between(&c->rng, 1, rng_chance(&c->rng, 1, 4) ? MAX_WRITE : 8);
@@ -105,32 +105,32 @@ static void write_anywhere(struct crash *c)
 
 /* ---- setups -------------------------------------------------------------------------------------- */
 
-static void make_base(struct crash *c, const char *name)
+void crash_make_base(struct crash *c, const char *name)
 {
 	struct vhd_format_create p = {
 		.size = c->w->size, .block_size = c->w->block, .logical_sector = SECTOR, .kind = VHD_KIND_DYNAMIC,
 	};
 	struct sp_err err = { 0 };
 
-	must(c, vhd_create_in(c->folder, name, c->w->format, &p, &err), &err);
+	crash_must(c, vhd_create_in(c->folder, name, c->w->format, &p, &err), &err);
 }
 
 static void empty_base(struct crash *c)
 {
-	make_base(c, "disk");
+	crash_make_base(c, "disk");
 }
 
 static void fill_some(struct crash *c, const char *name, unsigned writes)
 {
 	crash_open(c, name);
 	for (unsigned i = 0; i < writes; i++)
-		write_anywhere(c);
+		crash_write_anywhere(c);
 	crash_close(c);
 }
 
 static void filled_base(struct crash *c)
 {
-	make_base(c, "disk");
+	crash_make_base(c, "disk");
 	fill_some(c, "disk", 40);
 }
 
@@ -145,14 +145,14 @@ static void make_child(struct crash *c, const char *parent, const char *name)
 		.parent_identity = img->identity, .parent_relative = parent,
 	};
 
-	must(c, store_mtime(img->store, &p.parent_mtime), NULL);
-	must(c, vhd_disk_close(c->disk, &err), &err);
-	must(c, vhd_create_in(c->folder, name, c->w->format, &p, &err), &err);
+	crash_must(c, store_mtime(img->store, &p.parent_mtime), NULL);
+	crash_must(c, vhd_disk_close(c->disk, &err), &err);
+	crash_must(c, vhd_create_in(c->folder, name, c->w->format, &p, &err), &err);
 }
 
 static void child_of_filled(struct crash *c)
 {
-	make_base(c, "base");
+	crash_make_base(c, "base");
 	fill_some(c, "base", 30);
 	make_child(c, "base", "disk");
 }
@@ -160,14 +160,14 @@ static void child_of_filled(struct crash *c)
 /* base <- middle <- disk, each with content of its own. */
 static void chain_of_three(struct crash *c)
 {
-	make_base(c, "base");
+	crash_make_base(c, "base");
 	fill_some(c, "base", 20);
 	make_child(c, "base", "middle");
 	fill_some(c, "middle", 15);
 	make_child(c, "middle", "disk");
 	crash_open(c, "disk");
 	for (unsigned i = 0; i < 12; i++)
-		write_anywhere(c);
+		crash_write_anywhere(c);
 	crash_zero(c, block_sectors(c), block_sectors(c));
 	crash_close(c);
 }
@@ -178,7 +178,7 @@ static void first_writes(struct crash *c)
 {
 	crash_open(c, "disk");
 	for (unsigned i = 0; i < 24; i++) {
-		write_anywhere(c);
+		crash_write_anywhere(c);
 		if (rng_chance(&c->rng, 1, 3))
 			crash_flush(c);
 	}
@@ -203,7 +203,7 @@ static void partial_writes(struct crash *c)
 
 	crash_open(c, "disk");
 	for (unsigned i = 0; i < 20; i++) {
-		write_anywhere(c);
+		crash_write_anywhere(c);
 		if (i == 8)
 			crash_write(c, block, block_sectors(c));
 		if (i == 12)
@@ -224,7 +224,7 @@ static void trims_and_reuse(struct crash *c)
 		uint64_t block = rng_below(&c->rng, blocks) * block_sectors(c);
 
 		if (rng_chance(&c->rng, 1, 2))
-			write_anywhere(c);
+			crash_write_anywhere(c);
 		else if (rng_chance(&c->rng, 2, 3))
 			crash_discard(c, block, block_sectors(c));
 		else
@@ -255,10 +255,10 @@ static void header_switches(struct crash *c)
 {
 	for (unsigned i = 0; i < 6; i++) {
 		crash_open(c, "disk");
-		write_anywhere(c);
+		crash_write_anywhere(c);
 		if (i % 2)
 			crash_flush(c);
-		write_anywhere(c);
+		crash_write_anywhere(c);
 		crash_close(c);
 	}
 }
@@ -302,7 +302,7 @@ static void live_leaf(struct crash *c)
 
 	crash_open(c, "disk");
 	for (unsigned i = 0; i < 6; i++)
-		write_anywhere(c);
+		crash_write_anywhere(c);
 	crash_flush(c);
 	parent = vhd_disk_image(c->disk, 0);
 	struct vhd_format_create p = {
@@ -310,15 +310,15 @@ static void live_leaf(struct crash *c)
 		.parent_identity = parent->identity, .parent_relative = "disk",
 	};
 
-	must(c, store_mtime(parent->store, &p.parent_mtime), NULL);
-	must(c, vhd_create_in(c->folder, "leaf", c->w->format, &p, &err), &err);
-	must(c, store_folder_open(c->folder, "leaf", STORE_RDWR, &s, &err), &err);
-	must(c, vhd_image_open(s, "leaf", vhd_format_by_id(c->w->format), VHD_IMG_WRITABLE, &leaf, &err), &err);
-	must(c, vhd_disk_drain(c->disk, 1000), NULL);
-	must(c, vhd_disk_push_leaf(c->disk, leaf, &err), &err);
+	crash_must(c, store_mtime(parent->store, &p.parent_mtime), NULL);
+	crash_must(c, vhd_create_in(c->folder, "leaf", c->w->format, &p, &err), &err);
+	crash_must(c, store_folder_open(c->folder, "leaf", STORE_RDWR, &s, &err), &err);
+	crash_must(c, vhd_image_open(s, "leaf", vhd_format_by_id(c->w->format), VHD_IMG_WRITABLE, &leaf, &err), &err);
+	crash_must(c, vhd_disk_drain(c->disk, 1000), NULL);
+	crash_must(c, vhd_disk_push_leaf(c->disk, leaf, &err), &err);
 	vhd_disk_resume(c->disk);
 	/* From here on "leaf" is the disk; the oracle looks at it only where it exists, and there all is settled. */
-	must(c, vhd_disk_close(c->disk, &err), &err);
+	crash_must(c, vhd_disk_close(c->disk, &err), &err);
 	c->disk = NULL;
 }
 
@@ -326,8 +326,8 @@ static void snapshots(struct crash *c)
 {
 	struct sp_err err = { 0 };
 
-	must(c, vhd_snapshot_create_in(c->folder, "disk", "one", &err), &err);
-	must(c, vhd_snapshot_create_in(c->folder, "disk", "two", &err), &err);
+	crash_must(c, vhd_snapshot_create_in(c->folder, "disk", "one", &err), &err);
+	crash_must(c, vhd_snapshot_create_in(c->folder, "disk", "two", &err), &err);
 }
 
 static int merge_once(struct store_folder *f, const char *leaf, unsigned layers, bool keep, struct sp_err *err)
@@ -342,14 +342,14 @@ static void merge_one(struct crash *c)
 {
 	struct sp_err err = { 0 };
 
-	must(c, merge_once(c->folder, "disk", 1, true, &err), &err);
+	crash_must(c, merge_once(c->folder, "disk", 1, true, &err), &err);
 }
 
 static void merge_two(struct crash *c)
 {
 	struct sp_err err = { 0 };
 
-	must(c, merge_once(c->folder, "disk", 2, true, &err), &err);
+	crash_must(c, merge_once(c->folder, "disk", 2, true, &err), &err);
 }
 
 static int finish_merge_one(struct crash *c, struct store_folder *f, struct sp_err *err)
@@ -369,18 +369,18 @@ static void merge_away(struct crash *c)
 {
 	struct sp_err err = { 0 };
 
-	must(c, merge_once(c->folder, "disk", 2, false, &err), &err);
+	crash_must(c, merge_once(c->folder, "disk", 2, false, &err), &err);
 }
 
 static void snapshotted(struct crash *c)
 {
 	struct sp_err err = { 0 };
 
-	make_base(c, "disk");
+	crash_make_base(c, "disk");
 	fill_some(c, "disk", 15);
-	must(c, vhd_snapshot_create_in(c->folder, "disk", "one", &err), &err);
+	crash_must(c, vhd_snapshot_create_in(c->folder, "disk", "one", &err), &err);
 	fill_some(c, "disk", 8);
-	must(c, vhd_snapshot_create_in(c->folder, "disk", "two", &err), &err);
+	crash_must(c, vhd_snapshot_create_in(c->folder, "disk", "two", &err), &err);
 	fill_some(c, "disk", 8);
 }
 
@@ -388,7 +388,7 @@ static void delete_snapshot(struct crash *c)
 {
 	struct sp_err err = { 0 };
 
-	must(c, vhd_snapshot_delete_in(c->folder, "disk", "two", false, NULL, &err), &err);
+	crash_must(c, vhd_snapshot_delete_in(c->folder, "disk", "two", false, NULL, &err), &err);
 }
 
 /* What was written after "two" is thrown away by whoever asked for it: the disk is as it was then. */
@@ -396,18 +396,18 @@ static void unchanged_since_snapshot(struct crash *c)
 {
 	struct sp_err err = { 0 };
 
-	make_base(c, "disk");
+	crash_make_base(c, "disk");
 	fill_some(c, "disk", 15);
-	must(c, vhd_snapshot_create_in(c->folder, "disk", "one", &err), &err);
-	must(c, vhd_snapshot_create_in(c->folder, "disk", "two", &err), &err);
-	must(c, vhd_snapshot_create_in(c->folder, "disk", "three", &err), &err);
+	crash_must(c, vhd_snapshot_create_in(c->folder, "disk", "one", &err), &err);
+	crash_must(c, vhd_snapshot_create_in(c->folder, "disk", "two", &err), &err);
+	crash_must(c, vhd_snapshot_create_in(c->folder, "disk", "three", &err), &err);
 }
 
 static void revert(struct crash *c)
 {
 	struct sp_err err = { 0 };
 
-	must(c, vhd_snapshot_revert_in(c->folder, "disk", "one", false, &err), &err);
+	crash_must(c, vhd_snapshot_revert_in(c->folder, "disk", "one", false, &err), &err);
 }
 
 static void rebase(struct crash *c)
@@ -415,7 +415,7 @@ static void rebase(struct crash *c)
 	struct vhd_rebase_opts o = { .threads = 1 };
 	struct sp_err err = { 0 };
 
-	must(c, vhd_rebase_in(c->folder, "disk", "base", &o, NULL, &err), &err);
+	crash_must(c, vhd_rebase_in(c->folder, "disk", "base", &o, NULL, &err), &err);
 }
 
 static void convert(struct crash *c)
@@ -424,7 +424,7 @@ static void convert(struct crash *c)
 	struct sp_err err = { 0 };
 
 	o.source.format = c->w->format;
-	must(c, vhd_convert_in(c->folder, "disk", c->folder, "copy", &o, NULL, &err), &err);
+	crash_must(c, vhd_convert_in(c->folder, "disk", c->folder, "copy", &o, NULL, &err), &err);
 }
 
 #define VHDX(n) .name = "vhdx-" n, .format = VHD_FORMAT_VHDX, .size = SP_MIB(8), .block = 1u << 20, .leaf = "disk"
@@ -447,6 +447,9 @@ const struct workload workloads[] = {
 	{ VHDX("revert"), .settled = true, .setup = unchanged_since_snapshot, .run = revert },
 	{ VHDX("rebase"), .settled = true, .setup = chain_of_three, .run = rebase },
 	{ VHDX("live-leaf"), .setup = filled_base, .run = live_leaf },
+	{ VHDX("live-set"), .setup = live_two_disks, .run = live_set, .recover = live_set_recover },
+	{ VHDX("live-merge"), .setup = live_snapshots, .run = live_merges, .recover = live_merge_recover,
+	  .finish = live_merge_finish },
 	{ .name = "vhdx-convert", .format = VHD_FORMAT_VHDX, .size = SP_MIB(8), .block = 1u << 20, .leaf = "copy",
 	  .may_be_absent = true, .settled = true, .setup = filled_base, .run = convert },
 	{ VHDX("client"), .qemu = true, .setup = empty_base, .run = crash_client },
@@ -465,6 +468,9 @@ const struct workload workloads[] = {
 	{ VHD("revert"), .settled = true, .setup = unchanged_since_snapshot, .run = revert },
 	{ VHD("client"), .setup = empty_base, .run = crash_client },
 	{ VHD("client-diff"), .setup = child_of_filled, .run = crash_client },
+	{ VHD("live-set"), .setup = live_two_disks, .run = live_set, .recover = live_set_recover },
+	{ VHD("live-merge"), .setup = live_snapshots, .run = live_merges, .recover = live_merge_recover,
+	  .finish = live_merge_finish },
 	{ VHD("rebase"), .settled = true, .setup = chain_of_three, .run = rebase },
 };
 const size_t workload_count = SP_ARRAY_SIZE(workloads);
