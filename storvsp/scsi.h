@@ -113,6 +113,8 @@ int scsi_queue_kick(struct scsi_queue *q);		/* starts what was executed; once pe
 int scsi_queue_poll(struct scsi_queue *q);		/* kicks, calls done(): how many, or -errno */
 int scsi_queue_fd(struct scsi_queue *q);		/* readable when poll has work; -1: none now (no medium) */
 unsigned scsi_queue_inflight(const struct scsi_queue *q);
+/* Its backend works: for a task, or for one that has ended already (SYNCHRONIZE CACHE with IMMED). */
+bool scsi_queue_busy(const struct scsi_queue *q);
 /* What takes many steps (UNMAP, WRITE SAME, VERIFY of a large range) ends after its present one, B/00/00; everything
  * else in flight just finishes. For resets; scsi_queue_free() does it too. */
 void scsi_queue_cancel(struct scsi_queue *q);

@@ -204,6 +204,11 @@ unsigned scsi_queue_inflight(const struct scsi_queue *q)
 	return q->inflight;
 }
 
+bool scsi_queue_busy(const struct scsi_queue *q)
+{
+	return q->submitted > 0;
+}
+
 /* ---- life ---------------------------------------------------------------------------------------------- */
 
 int scsi_queue_new(struct scsi_lu *lu, unsigned depth, struct scsi_queue **ret_queue, struct sp_err *err)

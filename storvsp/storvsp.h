@@ -67,7 +67,8 @@ int storvsp_set_limits(struct storvsp *c, struct storvsp_address at, const struc
 /* The guest has been reset: unit attention 29/00 on every unit, reservations of RESERVE(6) end. */
 void storvsp_power_on(struct storvsp *c);
 
-/* Between hold and release no request of any channel is started or in flight (live snapshots). 0 or -ETIMEDOUT. */
+/* Between hold and release no request of any channel is started or in flight, not even a flush that has been answered
+ * (live snapshots). 0 or -ETIMEDOUT. */
 int storvsp_hold(struct storvsp *c, unsigned timeout_ms);
 void storvsp_release(struct storvsp *c);
 

@@ -120,6 +120,22 @@ static void send_enumerate(struct storvsp_worker *w)
 
 /* ---- a round --------------------------------------------------------------------------------------------- */
 
+static bool door_works(const struct storvsp_door *d)
+{
+	/* Its backend may also be busy with what the guest has its answer for: a flush that it did not wait for. */
+	return d->running || (d->queue && scsi_queue_busy(d->queue));
+}
+
+static bool anything_runs(const struct storvsp_worker *w)
+{
+	if (w->running)
+		return true;
+	for (unsigned i = 0; i < w->useds; i++)
+		if (door_works(w->used[i]))
+			return true;
+	return false;
+}
+
 static void look_at_controller(struct storvsp_worker *w)
 {
 	struct storvsp *c = w->controller;
@@ -127,7 +143,7 @@ static void look_at_controller(struct storvsp_worker *w)
 	if (__atomic_load_n(&c->table_version, __ATOMIC_ACQUIRE) != w->table_version)
 		storvsp_doors_sync(w);
 	w->held = __atomic_load_n(&c->holds, __ATOMIC_ACQUIRE) > 0;
-	if (w->held && (w->running == 0 || SP_SEED_BUG(VSP_HOLD_NO_WAIT)))
+	if (w->held && (!anything_runs(w) || SP_SEED_BUG(VSP_HOLD_NO_WAIT)))
 		storvsp_quiet(w);
 	if (w->reset && storvsp_reset_end(w)) {
 		struct storvsp_request *r = w->reset;
@@ -189,10 +205,11 @@ static unsigned poll_queues(struct storvsp_worker *w)
 
 	for (unsigned i = 0; i < w->useds; i++) {
 		struct storvsp_door *d = w->used[i];
-		int r = d->running || d->started ? scsi_queue_poll(d->queue) : 0;
+		bool works = door_works(d);
+		int r = d->started || works ? scsi_queue_poll(d->queue) : 0;
 
 		d->started = false;
-		n += r > 0 ? (unsigned)r : 0;
+		n += r > 0 ? (unsigned)r : works && !door_works(d);	/* somebody may wait for it to be at rest */
 	}
 	return n;
 }
@@ -257,7 +274,7 @@ static nfds_t collect_fds(struct storvsp_worker *w, bool *ret_blind)
 	for (unsigned i = 0; i < w->useds; i++) {
 		struct storvsp_door *d = w->used[i];
 
-		if (!d->running)
+		if (!door_works(d))
 			continue;
 		w->fds[n] = (struct pollfd){ .fd = scsi_queue_fd(d->queue), .events = POLLIN };
 		*ret_blind |= w->fds[n++].fd < 0;

@@ -488,6 +488,27 @@ static void hold(void **state)
 	guest_end(&g);
 }
 
+/* The guest has its answer; the disk is not at rest before the flush has ended. */
+static void hold_while_flushing(void **state)
+{
+	struct guest_io io = { .cdb = { 0x35, 2 }, .cdb_len = 10, .data_in = VSTOR_DATA_NONE };
+	struct gate *gate;
+	struct answer a;
+	struct guest g;
+
+	gate = ready(&g, NULL, RING, RING);
+	gate_shut(gate);
+	guest_io(&g, 0, &io, &a);
+	expect_good(&a, 0);
+	assert_true(gate_wait(gate, 1));
+	assert_int_equal(storvsp_hold(g.controller, 30), -ETIMEDOUT);
+	gate_open(gate);
+	assert_int_equal(storvsp_hold(g.controller, GUEST_WAIT_MS), 0);
+	assert_int_equal(gate_taken(gate), 0);
+	storvsp_release(g.controller);
+	guest_end(&g);
+}
+
 static void hold_then_close(void **state)
 {
 	struct guest g;
@@ -694,6 +715,7 @@ static const struct single_row single_rows[] = {
 	{ "a limit", limited },
 	{ "a neighbour that hangs", slow_neighbour },
 	{ "hold and release", hold },
+	{ "hold while a flush with IMMED runs", hold_while_flushing },
 	{ "hold, close, open, release", hold_then_close },
 	{ "eight channels", eight_channels },
 	{ "a sub-channel outlives its primary", subchannel_outlives },
