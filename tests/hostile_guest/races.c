@@ -92,29 +92,47 @@ static uint32_t word(const void *p, unsigned at)
 	return le32_get(v);
 }
 
+static struct channel *by_handle(uint32_t handle)
+{
+	for (unsigned i = 0; i < CHANNELS; i++)
+		if (machine.channel[i].handle == handle)
+			return &machine.channel[i];
+	return NULL;
+}
+
+/* An offer that crosses a new beginning on its way leaves a number behind that soon is another channel's. */
+static void offered_locked(unsigned index, uint32_t relid)
+{
+	struct channel *former = by_relid(relid);
+
+	must(index < CHANNELS, "sub-channel", index);
+	if (former)
+		former->relid = 0;
+	machine.channel[index].relid = relid;
+}
+
 static void posted_locked(const void *p)
 {
 	struct channel *c;
 
 	switch (word(p, 0)) {
 	case VMBUS_MSG_OFFERCHANNEL:
-		must((word(p, 180) & 0xffff) < CHANNELS, "sub-channel", word(p, 180) & 0xffff);
-		machine.channel[word(p, 180) & 0xffff].relid = word(p, 184);
+		offered_locked(word(p, 180) & 0xffff, word(p, 184));
 		break;
 	case VMBUS_MSG_ALLOFFERS_DELIVERED:
 		machine.offers_delivered = true;
 		break;
 	case VMBUS_MSG_OPEN_RESULT:
-		c = by_relid(word(p, 8));
+		c = by_handle(word(p, 12));
 		if (c) {
 			c->opened = word(p, 12);
 			c->open_status = word(p, 16);
 		}
 		break;
 	case VMBUS_MSG_GPADL_TORNDOWN:
-		for (unsigned i = 0; i < CHANNELS; i++)
-			if (machine.channel[i].handle == word(p, 8))
-				machine.channel[i].torn = word(p, 8);
+		c = by_handle(word(p, 8));
+		if (c)
+			c->torn = word(p, 8);
 		break;
 	case VMBUS_MSG_UNLOAD_RESPONSE:
 		machine.unloaded = true;
