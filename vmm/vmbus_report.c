@@ -34,13 +34,13 @@ static void add_end(json_object *o, struct bus_channel *c)
 	pthread_mutex_unlock(&c->signal_lock);
 	if (vp != BUS_NO_VP)
 		add_number(o, "vp", vp);
-	add_number(o, "ring-in", c->end.in.ring.size);
-	add_number(o, "ring-out", c->end.out.ring.size);
-	add_number(o, "packets-in", counter(&c->end.packets_in));
-	add_number(o, "packets-out", counter(&c->end.packets_out));
-	add_number(o, "signals-in", counter(&c->end.signals_received));
-	add_number(o, "signals-out", counter(&c->end.signals_sent));
-	add_number(o, "out-full", counter(&c->end.out_full));
+	add_number(o, "ring_in", c->end.in.ring.size);
+	add_number(o, "ring_out", c->end.out.ring.size);
+	add_number(o, "packets_in", counter(&c->end.packets_in));
+	add_number(o, "packets_out", counter(&c->end.packets_out));
+	add_number(o, "signals_in", counter(&c->end.signals_received));
+	add_number(o, "signals_out", counter(&c->end.signals_sent));
+	add_number(o, "out_full", counter(&c->end.out_full));
 }
 
 static json_object *describe_channel(struct bus_channel *c)
@@ -80,11 +80,11 @@ void vmm_bus_describe(struct vmm_bus *bus, void *json_object_out)
 			json_object_array_add(channels, describe_channel(bus->by_relid[relid]));
 	}
 	add_number(o, "gpadls", bus->gpadl_count);
-	add_number(o, "gpadl-pages", bus->page_count);
-	add_number(o, "messages-received", bus->received);
-	add_number(o, "messages-refused", bus->refused);
-	add_number(o, "messages-ignored", bus->ignored);
-	add_number(o, "messages-sent", bus->posted);
+	add_number(o, "gpadl_pages", bus->page_count);
+	add_number(o, "messages_received", bus->received);
+	add_number(o, "messages_refused", bus->refused);
+	add_number(o, "messages_ignored", bus->ignored);
+	add_number(o, "messages_sent", bus->posted);
 	pthread_mutex_unlock(&bus->lock);
 	json_object_object_add(o, "channels", channels);
 }

@@ -43,6 +43,7 @@ equal "$(stat -c %a folder/c.sock)" 600
 hears "$SPINDLE_VM" console m
 hears socat -u UNIX-CONNECT:folder/c.sock -
 off
+[ ! -e folder/c.sock ] || fail "the console's socket has stayed behind"
 left_nothing
 
 start --cpus 2 --serial pty

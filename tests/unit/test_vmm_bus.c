@@ -276,7 +276,7 @@ static void partial_gpadls_are_bounded(void **state)
 		refused++;
 	assert_in_range(refused, 900, 999);
 	assert_int_equal(status_of("gpadls"), 0);
-	assert_int_equal(status_of("gpadl-pages"), 0);
+	assert_int_equal(status_of("gpadl_pages"), 0);
 	end();
 }
 
@@ -746,7 +746,7 @@ static void full_inbox(void **state)
 		accepted++;
 	assert_in_range(accepted, 300, 9999);
 	assert_int_equal(vmm_bus_message(g.bus, 4, &nothing, sizeof(nothing)), VMM_BUS_BUSY);
-	assert_int_equal(status_of("messages-refused"), 2);	/* waits for nobody, either */
+	assert_int_equal(status_of("messages_refused"), 2);	/* waits for nobody, either */
 	set_stall(false);
 	guest_expect(&g, VMBUS_MSG_OPEN_RESULT);
 	guest_expect_silence(&g);
@@ -773,7 +773,7 @@ static void describe(void **state)
 	assert_string_equal(json_object_get_string(value), "echo");
 	assert_true(json_object_object_get_ex(channel, "state", &value));
 	assert_string_equal(json_object_get_string(value), "open");
-	assert_true(json_object_object_get_ex(channel, "packets-in", &value));
+	assert_true(json_object_object_get_ex(channel, "packets_in", &value));
 	assert_int_equal(json_object_get_int(value), 1);
 	assert_true(json_object_object_get_ex(channel, "vp", &value));
 	assert_int_equal(json_object_get_int(value), 1);
