@@ -41,4 +41,4 @@ install: all
 	meson install -C build --no-rebuild
 
 clean:
-	rm -rf build build-check build-tsan build-fuzz build-seed
+	rm -rf build build-release build-check build-tsan build-fuzz build-seed

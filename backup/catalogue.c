@@ -96,6 +96,7 @@ static int array_of(json_object *o, const char *key, unsigned max, json_object *
 {
 	int r = backup_json_object(o, key, json_type_array, ret, err);
 
+	*ret_count = 0;
 	if (r < 0)
 		return r;
 	if (json_object_array_length(*ret) > max)

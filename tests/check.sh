@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-2-Clause
-# All tests: under ASan and UBSan, then the threaded ones under TSan, then a minute of fuzzing for each target
-# (SPINDLE_FUZZ_SECONDS; 0 leaves it out), then the seeded defects that the tests must notice. Goes on after a failure, so that the closing line counts everything; the exit
-# status tells whether all passed. Guests race for SPINDLE_FLIP_SECONDS (20) in each of the first two.
+# All tests: the release build without a warning; the tests under ASan and UBSan, then the threaded ones under TSan, then a
+# minute of fuzzing for each target (SPINDLE_FUZZ_SECONDS; 0 leaves it out), then the seeded defects that the tests must
+# notice. Goes on after a failure, so that the closing line counts everything; the exit status tells whether all passed.
+# Guests race for SPINDLE_FLIP_SECONDS (20) under each of the two sanitizers.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -30,6 +31,8 @@ run()
 }
 
 status=0
+# With all optimisation the compiler sees more.
+configure build-release -Dwerror=true --buildtype=release && ninja -C build-release --quiet || status=1
 configure build-check -Dwerror=true -Db_sanitize=address,undefined -Db_lundef=false &&
 	ninja -C build-check && run build-check || status=1
 configure build-tsan -Dwerror=true -Dsanitize_threads=true -Dtools=true &&

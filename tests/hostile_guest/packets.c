@@ -264,7 +264,8 @@ void packets_io(struct session *s, unsigned channel)
 	struct command c = input_chance(s->in, 3) ? other(s) : read_write(s);
 	struct vstor_packet v = srb_packet(s, &c);
 	uint32_t offset = VMBUS_PAGE_SIZE + (input_chance(s->in, 3) ? input_below(s->in, 1024) * 4 : 0);
-	unsigned pages = (offset + c.len + 2 * VMBUS_PAGE_SIZE - 1) / VMBUS_PAGE_SIZE;
+	/* With one on either side that nobody may touch. */
+	unsigned touched = (offset % VMBUS_PAGE_SIZE + c.len + VMBUS_PAGE_SIZE - 1) / VMBUS_PAGE_SIZE, pages = touched + 2;
 	struct request *r = &s->request[(s->requests + 1) % REQUESTS];
 	struct { struct vmbus_gpa_direct_wire head; struct vmbus_gpa_range_wire range; le64_t pfn[CHUNK_PAGES]; } extra;
 	struct vmbus_packet p = { .type = VMBUS_PACKET_INBAND, .flags = VMBUS_PACKET_COMPLETION_WANTED,
@@ -284,11 +285,11 @@ void packets_io(struct session *s, unsigned channel)
 		memset(&extra, 0, sizeof(extra));
 		extra.head.range_count = le32_make(1);
 		extra.range = (struct vmbus_gpa_range_wire){ le32_make(c.len), le32_make(offset % VMBUS_PAGE_SIZE) };
-		for (unsigned i = 0; i < pages - 2; i++)
+		for (unsigned i = 0; i < touched; i++)
 			extra.pfn[i] = le64_make(memory_pfn(CHUNK_FIRST + (unsigned)chunk * CHUNK_PAGES + 1 + i));
 		p.type = VMBUS_PACKET_GPA_DIRECT;
 		p.extra = (const uint8_t *)&extra;
-		p.extra_len = (uint32_t)(16 + 8 * (pages - 2));
+		p.extra_len = (uint32_t)(16 + 8 * touched);
 	}
 	p.transaction_id = new_id(s);
 	while (!s->calm && input_chance(s->in, 2)) {
