@@ -124,11 +124,13 @@ static bool continues(const struct disk_place *a, const struct disk_place *b)
 int vhd_disk_map(struct vhd_disk *d, uint64_t offset, uint64_t len, struct vhd_range *ret)
 {
 	struct disk_place first, next;
+	unsigned layers;
 	int r = len == 0 ? -EINVAL : disk_range_check(d, offset, len);
 
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&d->meta);
+	layers = d->layers;
 	r = disk_ask_locked(d, offset, len, &first);
 	while (r == 0 && first.len < len) {
 		if (disk_ask_locked(d, offset + first.len, len - first.len, &next) < 0 || !continues(&first, &next))
@@ -142,7 +144,7 @@ int vhd_disk_map(struct vhd_disk *d, uint64_t offset, uint64_t len, struct vhd_r
 		.offset = offset,
 		.len = first.len,
 		.kind = range_kind(first.where),
-		.layer = d->layers - 1 - first.level,
+		.layer = layers - 1 - first.level,
 		.unallocated = first.where == DISK_ZERO && first.level == 0,
 		.file_offset = first.file_offset,
 	};

@@ -53,7 +53,8 @@ struct vhd_disk {
 	enum vhd_orphan orphan;
 
 	struct vhd_layer *layer;	/* [0] is the base: levels count upwards */
-	unsigned layers, layer_room;
+	_Atomic unsigned layers;	/* changes while drained, under meta; counted from anywhere */
+	unsigned layer_room;
 	struct vhd_image *leaf;		/* = layer[layers - 1].img; meta, or drained */
 	_Atomic unsigned leaf_level;
 	_Atomic unsigned chain_edits;	/* a layer was taken out or replaced; changes while drained */

@@ -23,10 +23,14 @@
 int live_claim(struct vhd_disk *d, struct sp_err *err)
 {
 	bool free = false;
+	int r;
 
 	if (atomic_compare_exchange_strong(&d->live_busy, &free, true))
 		return 0;
-	return sp_err_set(err, -EBUSY, "%s: a snapshot or a merge is under way", d->layer[d->layers - 1].path);
+	pthread_mutex_lock(&d->meta);	/* whoever has it may be changing the chain */
+	r = sp_err_set(err, -EBUSY, "%s: a snapshot or a merge is under way", d->layer[d->layers - 1].path);
+	pthread_mutex_unlock(&d->meta);
+	return r;
 }
 
 void live_unclaim(struct vhd_disk *d)

@@ -115,20 +115,32 @@ int track_bind_clean(struct vhd_disk *d, struct track_head *h)
 	return 0;
 }
 
+/* A snapshot or a merge may be changing the chain. */
+static char *leaf_path(struct vhd_disk *d)
+{
+	char *path;
+
+	pthread_mutex_lock(&d->meta);
+	path = sp_strdup(d->layer[d->layers - 1].path);
+	pthread_mutex_unlock(&d->meta);
+	return path;
+}
+
 /* Beside the leaf: through the disk's own folder where the leaf lies in it, so that a confined process can do it. */
 int track_place(struct vhd_disk *d, struct store_folder **ret_folder, bool *ret_owns, char **ret_name,
 		struct sp_err *err)
 {
-	const char *path = d->layer[d->layers - 1].path, *slash = strrchr(path, '/');
-	size_t root = strlen(d->root);
+	SP_AUTO_FREE char *path = leaf_path(d);
 	SP_AUTO_FREE char *dir = NULL;
-	bool inside = strncmp(path, d->root, root) == 0 && path[root] == '/';
-	char *name = sp_asprintf("%s" VHD_TRACK_SUFFIX, inside ? path + root + 1 : slash + 1);
+	const char *slash = path ? strrchr(path, '/') : NULL;
+	size_t root = strlen(d->root);
+	bool inside = path && strncmp(path, d->root, root) == 0 && path[root] == '/';
+	char *name = path ? sp_asprintf("%s" VHD_TRACK_SUFFIX, inside ? path + root + 1 : slash + 1) : NULL;
 	int r = 0;
 
 	*ret_owns = !inside;
 	*ret_folder = d->folder;
-	dir = inside ? NULL : sp_asprintf("%.*s", slash == path ? 1 : (int)(slash - path), path);
+	dir = inside || !path ? NULL : sp_asprintf("%.*s", slash == path ? 1 : (int)(slash - path), path);
 	if (!name || (!inside && !dir)) {
 		sp_free(name);
 		return sp_err_set(err, -ENOMEM, "out of memory");

@@ -95,8 +95,11 @@ static int open_book(struct vhd_disk *d, struct store **ret, struct sp_err *err)
 /* The interval that is not closed speaks of the image as it is now, the others of what was. */
 static void distrust_current(struct vhd_disk *d, struct track_book *b)
 {
-	enum vhd_track_why why = track_bind_check(d, &b->head);
+	enum vhd_track_why why;
 
+	pthread_mutex_lock(&d->meta);	/* a snapshot or a merge may be changing the chain */
+	why = track_bind_check(d, &b->head);
+	pthread_mutex_unlock(&d->meta);
 	if (b->head.why == VHD_TRACK_EXACT)
 		b->head.why = why;
 }

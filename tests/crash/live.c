@@ -68,6 +68,23 @@ static struct vhd_live_set *prepare(struct crash *c, struct vhd_disk *other, con
 	return set;
 }
 
+/* As a coordinator does it, which has drained the disks by itself, or in one call. Both flush what has been written. */
+static void commit(struct crash *c, struct vhd_disk *other, struct vhd_live_set *set)
+{
+	bool drained = rng_chance(&c->rng, 1, 2);
+	struct sp_err err = { 0 };
+
+	if (drained) {
+		crash_must(c, vhd_disk_drain(other, 1000), NULL);
+		crash_must(c, vhd_disk_drain(c->disk, 1000), NULL);
+	}
+	crash_must(c, vhd_live_commit(set, drained, NULL, &err), &err);
+	if (drained) {
+		vhd_disk_resume(c->disk);
+		vhd_disk_resume(other);
+	}
+}
+
 void live_set(struct crash *c)
 {
 	struct vhd_disk *other = open_other(c);
@@ -77,8 +94,9 @@ void live_set(struct crash *c)
 	crash_open(c, "disk");
 	write_some(c, 4);
 	set = prepare(c, other, "one");
-	write_some(c, 3);
-	crash_must(c, vhd_live_commit(set, false, NULL, &err), &err);
+	for (unsigned i = 0; i < 3; i++)
+		crash_write_anywhere(c);
+	commit(c, other, set);
 	write_some(c, 3);
 	fill_other(c, other, 2);
 	crash_must(c, vhd_live_finish(set, "file-system", &err), &err);
