@@ -24,7 +24,7 @@ ARROWS = {
     'backup': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/ops_int.h', 'vhd/op_workers.h', 'vhd/store.h'],
     'fuse': ['base', 'vhd', 'vss'],
     'vmm': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/live.h', 'vhd/store.h', 'vss', 'storvsp', 'vmbus'],
-    'tools': ['backup', 'base', 'vhd', 'vss', 'storvsp', 'storvsc', 'vmbus'],
+    'tools': ['backup', 'base', 'vhd', 'vss', 'storvsp', 'storvsc', 'vmbus', 'vmm/client.h', 'vmm/requester.h'],
 }
 # What a room shows to others; a room that is not here shows all but *_int.h.
 PUBLIC = {

@@ -16,6 +16,7 @@
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "vmm/control_int.h"
+#include "vmm/machine_snapshot.h"
 
 #define LINE_MAX_BYTES	(64u << 10)
 #define BACKLOG_MAX	(4u << 20)	/* bytes a client has not read */
@@ -218,7 +219,8 @@ static void run_command(struct client *c, const char *name, json_object *argumen
 		client_refuse(c, id, "CommandNotFound", "no such command; query-commands lists them");
 		return;
 	}
-	r = k->run(c->control->machine, arguments, &value, &err);
+	r = k->run_for ? k->run_for(c->control->machine, c, arguments, &err) :
+			 k->run(c->control->machine, arguments, &value, &err);
 	if (r < 0)
 		client_refuse(c, id, control_error_class(r), sp_err_text(&err));
 	else
@@ -324,6 +326,8 @@ static void client_free(struct client *c)
 		at = &(*at)->next;
 	*at = c->next;
 	c->control->clients--;
+	if (c->control->machine)
+		vmm_machine_snapshot_owner_gone(c->control->machine, c);
 	vmm_loop_remove(c->watch);
 	close(c->fd);
 	sp_free(c->out);

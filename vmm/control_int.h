@@ -10,6 +10,8 @@
 struct control_command {
 	const char *name;
 	int (*run)(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err);
+	/* Instead, for what lasts no longer than its connection. */
+	int (*run_for)(struct vmm_machine *m, const void *owner, json_object *arguments, struct sp_err *err);
 };
 
 extern const struct control_command control_commands[], control_snapshot_commands[];	/* end with one without name */

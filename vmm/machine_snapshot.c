@@ -11,6 +11,7 @@
 #include "base/env.h"
 #include "vhd/live.h"
 #include "vmm/machine_int.h"
+#include "vmm/machine_requester.h"
 #include "vmm/machine_snapshot.h"
 #include "vmm/machine_snapshot_int.h"
 #include "vmm/machine_task.h"
@@ -18,14 +19,6 @@
 
 #define NAME_MAX_BYTES 200
 #define NS_PER_MS      1000000ull
-
-/* A writer that is played by who asked for the snapshot. */
-struct requester {
-	const char *freeze, *thaw;	/* names of its phases; NULL: does not take part */
-	int who;
-	const char *waits;		/* for the answer to that one */
-	struct machine_snapshot *of;
-};
 
 struct machine_snapshot {
 	struct vmm_machine *m;
@@ -37,7 +30,8 @@ struct machine_snapshot {
 	bool told;			/* its end */
 	int guest;			/* writer; -1: not asked */
 	bool guest_paused;
-	struct requester application, barrier;
+	struct machine_requester requester;
+	const void *owner;
 
 	/* The provider; the task's thread while it runs. */
 	struct vhd_disk *disk[VHD_LIVE_DISKS_MAX];
@@ -153,70 +147,6 @@ static void take_back(void *ctx)
 	begin(ctx, VSS_OP_ABORT);
 }
 
-/* ---- the requester as a writer ------------------------------------------------------------------------- */
-
-static void ask_requester(struct requester *r, const char *phase)
-{
-	json_object *data = json_object_new_object();
-
-	r->waits = phase;
-	json_object_object_add(data, "name", json_object_new_string(r->of->name));
-	json_object_object_add(data, "phase", json_object_new_string(phase));
-	machine_event(r->of->m, "SNAPSHOT_PHASE", data);
-}
-
-static void requester_check(void *ctx)
-{
-	struct requester *r = ctx;
-
-	vss_answer(r->of->set, r->who, VSS_OP_CHECK, 0, VSS_REASON_NONE, sp_env_monotonic_ns());
-}
-
-static void requester_freeze(void *ctx, unsigned window_ms)
-{
-	struct requester *r = ctx;
-
-	ask_requester(r, r->freeze);
-}
-
-static void requester_thaw(void *ctx)
-{
-	struct requester *r = ctx;
-
-	ask_requester(r, r->thaw);
-}
-
-static void requester_complete(void *ctx, bool good)
-{
-}
-
-static const struct vss_writer_ops requester_ops = {
-	requester_check, requester_freeze, requester_thaw, requester_complete,
-};
-
-static int add_requester(struct machine_snapshot *s, struct requester *r, const struct vss_writer *w)
-{
-	struct vss_writer mine = *w;
-
-	r->of = s;
-	mine.ops = &requester_ops;
-	mine.ctx = r;
-	r->who = vss_add_writer(s->set, &mine);
-	return r->who < 0 ? r->who : 0;
-}
-
-static bool requester_answers(struct machine_snapshot *s, struct requester *r, const char *phase, bool good)
-{
-	enum vss_op op;
-
-	if (!r->waits || strcmp(r->waits, phase))
-		return false;
-	op = strcmp(phase, r->freeze) == 0 ? VSS_OP_FREEZE : VSS_OP_THAW;
-	r->waits = NULL;
-	vss_answer(s->set, r->who, op, good ? 0 : -EIO, VSS_REASON_NONE, sp_env_monotonic_ns());
-	return true;
-}
-
 /* ---- writers ------------------------------------------------------------------------------------------ */
 
 static void guest_answered(void *ctx, enum vss_op op, int res, enum vss_reason why)
@@ -241,22 +171,12 @@ static int add_guest(struct machine_snapshot *s)
 
 static int add_writers(struct machine_snapshot *s, const struct vmm_snapshot_opts *o)
 {
-	const struct vss_writer application = { .name = "requester", .grants = VSS_APPLICATION };
-	const struct vss_writer barrier = { .name = "other machines", .stage = VSS_STAGE_LAST, .essential = true };
 	int r = 0;
 
 	s->guest = -1;
-	s->application.freeze = "freeze";
-	s->application.thaw = "thaw";
-	s->barrier.freeze = "frozen";
-	s->barrier.thaw = "switched";
 	if (!o->no_quiesce)
 		r = add_guest(s);
-	if (r == 0 && (o->phases & VMM_PHASE_APPLICATION))
-		r = add_requester(s, &s->application, &application);
-	if (r == 0 && (o->phases & VMM_PHASE_BARRIER))
-		r = add_requester(s, &s->barrier, &barrier);
-	return r;
+	return r < 0 ? r : machine_requester_init(&s->requester, s->m, s->set, s->name, o);
 }
 
 /* ---- ends --------------------------------------------------------------------------------------------- */
@@ -390,8 +310,29 @@ static int set_new(struct machine_snapshot *s, const struct vmm_snapshot_opts *o
 
 	if (o->freeze_ms && o->freeze_ms < 20000)
 		opts.hold_ms = o->freeze_ms / 2;
+	if (o->freeze_ms && o->freeze_ms < 35000)
+		opts.thaw_ms = o->freeze_ms;
 	r = vss_set_new(&opts, &provider, &s->set);
 	return r < 0 ? r : add_writers(s, o);
+}
+
+/* An answer names its writer, and a guest's name is not for others. */
+static int check_names(const struct vmm_snapshot_opts *o, struct sp_err *err)
+{
+	if (o->writers > VMM_SNAPSHOT_WRITERS_MAX)
+		return sp_err_set(err, -E2BIG, "%u writers: at most %u are possible", o->writers,
+				  VMM_SNAPSHOT_WRITERS_MAX);
+	for (unsigned i = 0; i < o->writers; i++) {
+		const char *name = o->writer[i].name;
+		bool again = strcmp(name, "guest") == 0 || strcmp(name, "requester") == 0;
+
+		for (unsigned j = 0; j < i; j++)
+			again = again || strcmp(name, o->writer[j].name) == 0;
+		if (again || !*name || strlen(name) > 63)
+			return sp_err_set(err, -EINVAL, "writer \"%s\": a name has 1 to 63 bytes and is used once",
+					  name);
+	}
+	return 0;
 }
 
 static int check_opts(struct vmm_machine *m, const struct vmm_snapshot_opts *o, struct sp_err *err)
@@ -400,9 +341,9 @@ static int check_opts(struct vmm_machine *m, const struct vmm_snapshot_opts *o, 
 		return sp_err_set(err, -EBUSY, "a snapshot is being made or deleted");
 	if (!*o->name || strlen(o->name) > NAME_MAX_BYTES)
 		return sp_err_set(err, -EINVAL, "a snapshot's name has 1 to %d bytes", NAME_MAX_BYTES);
-	if (o->no_quiesce && (o->phases & VMM_PHASE_APPLICATION))
-		return sp_err_set(err, -EINVAL, "without quiescing there are no scripts to run");
-	return 0;
+	if (o->no_quiesce && (o->writers || (o->phases & VMM_PHASE_APPLICATION)))
+		return sp_err_set(err, -EINVAL, "without quiescing there are no writers and no scripts to run");
+	return check_names(o, err);
 }
 
 int vmm_machine_snapshot(struct vmm_machine *m, const struct vmm_snapshot_opts *opts, struct sp_err *err)
@@ -418,6 +359,7 @@ int vmm_machine_snapshot(struct vmm_machine *m, const struct vmm_snapshot_opts *
 		return sp_err_set(err, -ENOMEM, "out of memory");
 	s->m = m;
 	s->require = o.require;
+	s->owner = o.owner;
 	snprintf(s->name, sizeof(s->name), "%s", o.name);
 	sp_env_guid(&s->id);
 	r = choose_disks(s, err);
@@ -431,15 +373,25 @@ int vmm_machine_snapshot(struct vmm_machine *m, const struct vmm_snapshot_opts *
 	return r;
 }
 
-int vmm_machine_snapshot_answer(struct vmm_machine *m, const char *phase, bool good, struct sp_err *err)
+int vmm_machine_snapshot_answer(struct vmm_machine *m, const struct vmm_snapshot_answer *answer, struct sp_err *err)
 {
 	struct machine_snapshot *s = m->snapshot;
 
-	if (!s || !(requester_answers(s, &s->application, phase, good) ||
-		    requester_answers(s, &s->barrier, phase, good)))
-		return sp_err_set(err, -ENOENT, "no snapshot waits for the answer to \"%s\"", phase);
+	if (!s || !machine_requester_answer(&s->requester, answer))
+		return sp_err_set(err, -ENOENT, "no snapshot waits for the answer to \"%s\"", answer->phase);
 	settle(s);
 	return 0;
+}
+
+void vmm_machine_snapshot_owner_gone(struct vmm_machine *m, const void *owner)
+{
+	struct machine_snapshot *s = m->snapshot;
+
+	if (!s || s->owner != owner)
+		return;
+	s->owner = NULL;
+	machine_requester_gone(&s->requester);
+	settle(s);
 }
 
 int vmm_machine_snapshot_abort(struct vmm_machine *m, struct sp_err *err)

@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "vmm/spindle_vm.h"
+#include "vmm/client.h"
 
 static void choose(char ret_path[80])
 {

@@ -124,22 +124,22 @@ static void writer_answered(struct vss_set *s, struct set_writer *w, enum vss_op
 	}
 }
 
-static void writer_died(struct set_writer *w)
+static void writer_died(struct set_writer *w, enum vss_reason why)
 {
 	w->dead = true;
 	switch (w->state) {
 	case WRITER_CHECKING:
 	case WRITER_READY:
 	case WRITER_FREEZING:
-		writer_out(w, VSS_REASON_GONE);
+		writer_out(w, why);
 		break;
 	case WRITER_FROZEN:
 		w->broken = true;
-		w->reason = VSS_REASON_GONE;
+		w->reason = why;
 		break;
 	case WRITER_THAWING:
 		w->broken = true;
-		w->reason = w->reason ? w->reason : VSS_REASON_GONE;
+		w->reason = w->reason ? w->reason : why;
 		w->state = WRITER_THAWED;
 		break;
 	default:
@@ -486,17 +486,22 @@ void vss_answer(struct vss_set *s, int who, enum vss_op op, int res, enum vss_re
 	if (who == VSS_PROVIDER)
 		provider_answered(s, op, res);
 	else if (res < 0 && why == VSS_REASON_GONE)
-		writer_died(&s->writer[who]);
+		writer_died(&s->writer[who], why);
 	else
 		writer_answered(s, &s->writer[who], op, res, why);
 	drive(s);
 }
 
-void vss_gone(struct vss_set *s, int who, uint64_t now_ns)
+void vss_lost(struct vss_set *s, int who, enum vss_reason why, uint64_t now_ns)
 {
 	vss_tick(s, now_ns);
-	writer_died(&s->writer[who]);
+	writer_died(&s->writer[who], why);
 	drive(s);
+}
+
+void vss_gone(struct vss_set *s, int who, uint64_t now_ns)
+{
+	vss_lost(s, who, VSS_REASON_GONE, now_ns);
 }
 
 void vss_abort(struct vss_set *s, uint64_t now_ns)

@@ -54,6 +54,9 @@ enum vss_reason {
 	VSS_REASON_PREPARE_TIMEOUT,
 	VSS_REASON_GONE,		/* the writer died */
 	VSS_REASON_ABORTED,
+	VSS_REASON_UNREACHABLE,		/* an application on the host: nobody listens */
+	VSS_REASON_REFUSED,		/* its answer to the check */
+	VSS_REASON_EARLY,		/* thawed by itself */
 	VSS_REASONS,
 };
 
@@ -62,6 +65,7 @@ const char *vss_level_name(enum vss_level level);
 const char *vss_reason_name(enum vss_reason reason);
 const char *vss_state_name(enum vss_state state);
 int vss_level_from_name(const char *name, enum vss_level *ret_level);	/* -EINVAL */
+int vss_reason_from_name(const char *name, enum vss_reason *ret_reason);	/* -EINVAL */
 
 enum vss_op { VSS_OP_CHECK, VSS_OP_FREEZE, VSS_OP_THAW, VSS_OP_PREPARE, VSS_OP_COMMIT, VSS_OP_FINISH, VSS_OP_ABORT };
 
@@ -111,6 +115,8 @@ void vss_start(struct vss_set *s, uint64_t now_ns);
  * are fine. */
 void vss_answer(struct vss_set *s, int who, enum vss_op op, int res, enum vss_reason why, uint64_t now_ns);
 void vss_gone(struct vss_set *s, int who, uint64_t now_ns);	/* the writer died */
+/* It is not frozen any more, or never will be, and nothing further comes from it: @why. */
+void vss_lost(struct vss_set *s, int who, enum vss_reason why, uint64_t now_ns);
 /* The requester does not want it any more. Without effect once the disks are being switched. */
 void vss_abort(struct vss_set *s, uint64_t now_ns);
 void vss_tick(struct vss_set *s, uint64_t now_ns);

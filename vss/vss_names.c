@@ -27,6 +27,9 @@ static const char *const reasons[VSS_REASONS] = {
 	[VSS_REASON_PREPARE_TIMEOUT] = "prepare-timeout",
 	[VSS_REASON_GONE] = "writer-gone",
 	[VSS_REASON_ABORTED] = "aborted",
+	[VSS_REASON_UNREACHABLE] = "unreachable",
+	[VSS_REASON_REFUSED] = "refused",
+	[VSS_REASON_EARLY] = "thawed-early",
 };
 
 const char *vss_level_name(enum vss_level level)
@@ -44,13 +47,28 @@ const char *vss_state_name(enum vss_state state)
 	return states[state];
 }
 
+static int find(const char *const *names, unsigned count, const char *name)
+{
+	for (unsigned i = 0; i < count; i++)
+		if (strcmp(name, names[i]) == 0)
+			return (int)i;
+	return -EINVAL;
+}
+
 int vss_level_from_name(const char *name, enum vss_level *ret_level)
 {
-	for (unsigned i = 0; i < SP_ARRAY_SIZE(levels); i++) {
-		if (strcmp(name, levels[i]))
-			continue;
-		*ret_level = i;
-		return 0;
-	}
-	return -EINVAL;
+	int i = find(levels, SP_ARRAY_SIZE(levels), name);
+
+	if (i >= 0)
+		*ret_level = (enum vss_level)i;
+	return i < 0 ? i : 0;
+}
+
+int vss_reason_from_name(const char *name, enum vss_reason *ret_reason)
+{
+	int i = find(reasons, SP_ARRAY_SIZE(reasons), name);
+
+	if (i >= 0)
+		*ret_reason = (enum vss_reason)i;
+	return i < 0 ? i : 0;
 }

@@ -29,6 +29,8 @@ static struct {
 	struct vmm_disk_config limits;
 	enum vmm_state state;
 	unsigned listeners;
+	const void *owner;		/* of the last snapshot */
+	volatile bool owner_gone;
 } m;
 
 #define NOTE(...) snprintf(m.asked, sizeof(m.asked), __VA_ARGS__)
@@ -136,15 +138,25 @@ int vmm_machine_medium(struct vmm_machine *machine, const char *at, const char *
 
 int vmm_machine_snapshot(struct vmm_machine *machine, const struct vmm_snapshot_opts *o, struct sp_err *err)
 {
-	NOTE("snapshot %s %s %d %u %u %u", o->name, vss_level_name(o->require), o->no_quiesce, o->phases, o->check_ms,
-	     o->freeze_ms);
+	const struct vmm_snapshot_writer *last = o->writers ? &o->writer[o->writers - 1] : NULL;
+
+	NOTE("snapshot %s %s %d %u %u %u%s%s %s", o->name, vss_level_name(o->require), o->no_quiesce, o->phases,
+	     o->check_ms, o->freeze_ms, last ? " " : "", last ? last->name : "",
+	     last ? vss_level_name(last->grants) : "");
+	m.owner = o->owner;
 	return 0;
 }
 
-int vmm_machine_snapshot_answer(struct vmm_machine *machine, const char *phase, bool good, struct sp_err *err)
+int vmm_machine_snapshot_answer(struct vmm_machine *machine, const struct vmm_snapshot_answer *a, struct sp_err *err)
 {
-	NOTE("snapshot answer %s %d", phase, good);
+	NOTE("snapshot answer %s %d %s %d %s", a->phase, a->good, a->writer ? a->writer : "-", a->lost,
+	     vss_reason_name(a->reason));
 	return 0;
+}
+
+void vmm_machine_snapshot_owner_gone(struct vmm_machine *machine, const void *owner)
+{
+	m.owner_gone = m.owner_gone || (owner && owner == m.owner);
 }
 
 int vmm_machine_snapshot_abort(struct vmm_machine *machine, struct sp_err *err)
@@ -374,14 +386,30 @@ static const struct command_row {
 	  "{\"return\":{}}", "limits d 5 6" },
 	{ "snapshot", "{\"execute\":\"spindle-snapshot-create\",\"arguments\":{\"name\":\"s\","
 	  "\"require\":\"file-system\","
-	  "\"barrier\":true,\"freeze-ms\":5000}}", "{\"return\":{}}", "snapshot s file-system 0 2 0 5000" },
+	  "\"barrier\":true,\"freeze-ms\":5000}}", "{\"return\":{}}", "snapshot s file-system 0 2 0 5000 " },
 	{ "snapshot without quiescing", "{\"execute\":\"spindle-snapshot-create\",\"arguments\":{\"name\":\"s\","
-	  "\"quiesce\":false}}", "{\"return\":{}}", "snapshot s crash 1 0 0 0" },
+	  "\"quiesce\":false}}", "{\"return\":{}}", "snapshot s crash 1 0 0 0 " },
 	{ "snapshot of unknown quality", "{\"execute\":\"spindle-snapshot-create\",\"arguments\":{\"name\":\"s\","
 	  "\"require\":\"good\"}}", REFUSED("GenericError") "level \\\"good\\\"" },
 	{ "snapshot answer", "{\"execute\":\"spindle-snapshot-answer\","
 	  "\"arguments\":{\"phase\":\"thaw\",\"good\":true}}",
-	  "{\"return\":{}}", "snapshot answer thaw 1" },
+	  "{\"return\":{}}", "snapshot answer thaw 1 - 0 none" },
+	{ "snapshot with writers", "{\"execute\":\"spindle-snapshot-create\",\"arguments\":{\"name\":\"s\","
+	  "\"writers\":[{\"name\":\"a\"},{\"name\":\"b\",\"level\":\"file-system\"}]}}", "{\"return\":{}}",
+	  "snapshot s crash 0 0 0 0 b file-system" },
+	{ "writers that are no list", "{\"execute\":\"spindle-snapshot-create\",\"arguments\":{\"name\":\"s\","
+	  "\"writers\":{}}}", REFUSED("GenericError") "\\\"writers\\\": expected a list" },
+	{ "writers that are no objects", "{\"execute\":\"spindle-snapshot-create\",\"arguments\":{\"name\":\"s\","
+	  "\"writers\":[null]}}", REFUSED("GenericError") "\\\"writers\\\": expected objects" },
+	{ "writer of no level", "{\"execute\":\"spindle-snapshot-create\",\"arguments\":{\"name\":\"s\","
+	  "\"writers\":[{\"name\":\"a\",\"level\":7}]}}", REFUSED("GenericError") "\\\"writers\\\": expected objects" },
+	{ "snapshot answer of a writer", "{\"execute\":\"spindle-snapshot-answer\",\"arguments\":{\"phase\":\"freeze\","
+	  "\"writer\":\"a\",\"good\":false,\"reason\":\"freeze-error\"}}", "{\"return\":{}}",
+	  "snapshot answer freeze 0 a 0 freeze-error" },
+	{ "a writer is lost", "{\"execute\":\"spindle-snapshot-answer\",\"arguments\":{\"phase\":\"lost\","
+	  "\"writer\":\"a\"}}", "{\"return\":{}}", "snapshot answer lost 0 a 1 none" },
+	{ "a reason nobody knows", "{\"execute\":\"spindle-snapshot-answer\",\"arguments\":{\"phase\":\"freeze\","
+	  "\"reason\":\"mood\"}}", REFUSED("GenericError") "reason \\\"mood\\\" is not known" },
 	{ "no snapshot to abort", "{\"execute\":\"spindle-snapshot-abort\"}", REFUSED("DeviceNotFound") "no snapshot" },
 	{ "snapshot deletion", "{\"execute\":\"spindle-snapshot-delete\",\"arguments\":{\"name\":\"s\",\"speed\":7}}",
 	  "{\"return\":{}}", "snapshot delete s 7" },
@@ -601,6 +629,28 @@ static void leaving(void **state)
 	finish();
 }
 
+/* Whose connection goes can play no writer any more; others may come and go. */
+static void owner_leaves(void **state)
+{
+	int fd, other;
+
+	begin();
+	m.owner_gone = false;
+	fd = client();
+	other = client();
+	say(fd, "{\"execute\":\"spindle-snapshot-create\",\"arguments\":{\"name\":\"s\"}}\n");
+	assert_string_equal(line(fd), "{\"return\":{}}");
+	close(other);
+	close(client());
+	usleep(20000);
+	assert_false(m.owner_gone);
+	close(fd);
+	for (unsigned i = 0; i < 500 && !m.owner_gone; i++)
+		usleep(10000);
+	assert_true(m.owner_gone);
+	finish();
+}
+
 /* Disks close between the end of the machine and the end of connections. */
 static void machine_gone(void **state)
 {
@@ -659,6 +709,7 @@ static const struct single_row others[] = {
 	{ "who does not read events", slow_listener },
 	{ "many clients", many_clients },
 	{ "clients that leave", leaving },
+	{ "the owner of a snapshot leaves", owner_leaves },
 	{ "the machine has gone", machine_gone },
 	{ "the file of the socket", socket_file },
 };

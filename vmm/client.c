@@ -9,7 +9,7 @@
 
 #include "base/alloc.h"
 #include "base/env.h"
-#include "vmm/spindle_vm.h"
+#include "vmm/client.h"
 
 #define ANSWER_MAX	(16u << 20)
 #define ANSWER_MS	60000
@@ -19,6 +19,7 @@ struct vm_client {
 	char *buf;
 	size_t len, room;
 	json_object *events;		/* that came before an answer */
+	unsigned unanswered;		/* of vm_client_send() */
 };
 
 /* The next line as an object, the caller's: 0, -ETIMEDOUT, -EPIPE, -EBADMSG, -ENOMEM. */
@@ -30,6 +31,7 @@ static int next_line(struct vm_client *c, uint64_t deadline_ns, json_object **re
 		uint64_t now = sp_env_monotonic_ns();
 		struct pollfd p = { .fd = c->fd, .events = POLLIN };
 		ssize_t n;
+		int r;
 
 		if (c->len == c->room) {
 			size_t room = c->room ? c->room * 2 : 65536;
@@ -40,8 +42,11 @@ static int next_line(struct vm_client *c, uint64_t deadline_ns, json_object **re
 			c->buf = grown;
 			c->room = room;
 		}
-		if (now >= deadline_ns || poll(&p, 1, (int)((deadline_ns - now) / 1000000) + 1) == 0)
+		r = poll(&p, 1, deadline_ns > now ? (int)((deadline_ns - now) / 1000000) + 1 : 0);
+		if (r <= 0 && !(r < 0 && errno == EINTR))
 			return -ETIMEDOUT;
+		if (r < 0)
+			continue;
 		n = read(c->fd, c->buf + c->len, c->room - c->len);
 		if (n == 0 || (n < 0 && errno != EINTR))
 			return -EPIPE;
@@ -54,6 +59,17 @@ static int next_line(struct vm_client *c, uint64_t deadline_ns, json_object **re
 	return *ret ? 0 : -EBADMSG;
 }
 
+static bool is_answer(json_object *o, const char *key)
+{
+	return json_object_object_get_ex(o, key, NULL) || json_object_object_get_ex(o, "error", NULL);
+}
+
+static void note_answer(struct vm_client *c, json_object *o)
+{
+	if (c->unanswered && is_answer(o, "return"))
+		c->unanswered--;
+}
+
 /* The next line with @key, or an error; events meanwhile are kept for vm_client_event(). */
 static int next_of(struct vm_client *c, const char *key, json_object **ret)
 {
@@ -62,10 +78,11 @@ static int next_of(struct vm_client *c, const char *key, json_object **ret)
 	int r;
 
 	while ((r = next_line(c, deadline, &o)) == 0) {
-		if (json_object_object_get_ex(o, key, NULL) || json_object_object_get_ex(o, "error", NULL)) {
+		if (is_answer(o, key) && !c->unanswered) {
 			*ret = o;
 			return 0;
 		}
+		note_answer(c, o);
 		if (!json_object_object_get_ex(o, "event", NULL) || json_object_array_add(c->events, o) < 0)
 			json_object_put(o);
 	}
@@ -82,8 +99,10 @@ int vm_client_event(struct vm_client *c, int timeout_ms, json_object **ret)
 		json_object_array_del_idx(c->events, 0, 1);
 		return 0;
 	}
-	while ((r = next_line(c, deadline, ret)) == 0 && !json_object_object_get_ex(*ret, "event", NULL))
+	while ((r = next_line(c, deadline, ret)) == 0 && !json_object_object_get_ex(*ret, "event", NULL)) {
+		note_answer(c, *ret);
 		json_object_put(*ret);
+	}
 	return r;
 }
 
@@ -115,10 +134,9 @@ static int error_of(json_object *answer, struct sp_err *err)
 	return sp_err_set(err, code, "%s", json_object_get_string(text));
 }
 
-int vm_client_call(struct vm_client *c, const char *command, json_object *arguments, json_object **ret,
-		   struct sp_err *err)
+static int send_command(struct vm_client *c, const char *command, json_object *arguments)
 {
-	json_object *o = json_object_new_object(), *answer, *value;
+	json_object *o = json_object_new_object();
 	int r;
 
 	json_object_object_add(o, "execute", json_object_new_string(command));
@@ -126,6 +144,28 @@ int vm_client_call(struct vm_client *c, const char *command, json_object *argume
 		json_object_object_add(o, "arguments", arguments);
 	r = send_line(c, json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
 	json_object_put(o);
+	return r < 0 ? -EPIPE : 0;
+}
+
+int vm_client_send(struct vm_client *c, const char *command, json_object *arguments)
+{
+	int r = send_command(c, command, arguments);
+
+	c->unanswered += r == 0;
+	return r;
+}
+
+int vm_client_fd(const struct vm_client *c)
+{
+	return c->fd;
+}
+
+int vm_client_call(struct vm_client *c, const char *command, json_object *arguments, json_object **ret,
+		   struct sp_err *err)
+{
+	json_object *answer, *value;
+	int r = send_command(c, command, arguments);
+
 	if (r == 0)
 		r = next_of(c, "return", &answer);
 	if (r < 0)
