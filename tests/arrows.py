@@ -24,6 +24,7 @@ ARROWS = {
     'backup': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/ops_int.h', 'vhd/op_workers.h', 'vhd/store.h'],
     'fuse': ['base', 'vhd', 'vss'],
     'vmm': ['base', 'vhd', 'vhd/disk_int.h', 'vhd/live.h', 'vhd/store.h', 'vss', 'storvsp', 'vmbus'],
+    # ... and of the machines the library that speaks with a running one: spindle-backup is a client of its socket.
     'tools': ['backup', 'base', 'vhd', 'vss', 'storvsp', 'storvsc', 'vmbus', 'vmm/client.h', 'vmm/requester.h'],
 }
 # What a room shows to others; a room that is not here shows all but *_int.h.
@@ -177,6 +178,8 @@ SAMPLES = [
     (check_includes, 'storvsc/x.c', '#include "storvsp/storvsp.h"\n', 'may not include'),
     (check_includes, 'storvsc/x.c', '#include "storvsp/vstor_wire.h"\n', None),
     (check_includes, 'tools/x.c', '#include "vhd/ops.h"\n', None),
+    (check_includes, 'tools/x.c', '#include "vmm/client.h"\n', None),
+    (check_includes, 'tools/x.c', '#include "vmm/config.h"\n', 'may not include'),
     (check_includes, 'tests/x.c', '#include "vhd/image.h"\n', None),
     (check_includes, 'vhd/x.c', '#include "image.h"\n', 'from the root'),
     (check_calls, 'vhd/x.c', 'r = pread(fd, b, n, 0);\n', 'store'),

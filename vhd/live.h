@@ -39,6 +39,7 @@ struct vhd_live_opts {
 	const char *name;		/* 1 to 200 bytes, no '/', '\\' or control characters */
 	struct sp_guid set;		/* identifies the set; zero: drawn */
 	unsigned drain_ms;		/* how long in-flight I/O may take to end; 0: VHD_LIVE_DRAIN_MS */
+	const char *track_point;	/* each disk whose changes are tracked gets it at the cut; NULL: none */
 };
 
 /**
@@ -67,6 +68,10 @@ struct vhd_live_timing {
  * drain_ms. After success only vhd_live_finish() may follow. @ret_timing may be NULL; filled also on failure.
  */
 int vhd_live_commit(struct vhd_live_set *set, bool drained, struct vhd_live_timing *ret_timing, struct sp_err *err);
+
+/* After the commit: whether disk @index has the tracking point. -ENOENT: none was asked for, or it is not tracked; else
+ * why the side-car has none. The snapshot is good all the same. */
+int vhd_live_point(const struct vhd_live_set *set, unsigned index);
 
 /**
  * vhd_live_finish - the tidy end of a committed set; the set is gone in any case

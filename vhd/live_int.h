@@ -76,6 +76,7 @@ struct live_member {
 	struct vhd_image *leaf;		/* the new one; the disk's after the cut */
 	char *path;			/* the snapshot's, for the layer that becomes it */
 	bool busy, linked;
+	int point;			/* 0: it has the tracking point */
 };
 
 struct vhd_live_set {
@@ -84,6 +85,7 @@ struct vhd_live_set {
 	bool hidden;			/* a merge's own: no side-car */
 	bool recorded, committed;
 	int64_t time;
+	char *track_point;		/* NULL: none is wanted */
 	char *prepared, *record;	/* names of the record, beside the first disk */
 	struct live_member member[];
 };

@@ -48,6 +48,7 @@ void live_set_free(struct vhd_live_set *set)
 		live_names_fini(&m->names);
 		sp_free(m->path);
 	}
+	sp_free(set->track_point);
 	sp_free(set->prepared);
 	sp_free(set->record);
 	sp_free(set);
@@ -72,8 +73,13 @@ static struct vhd_live_set *set_new(struct vhd_disk *const *disks, unsigned coun
 	set->drain_ms = o->drain_ms ? o->drain_ms : VHD_LIVE_DRAIN_MS;
 	set->count = count;
 	set->time = sp_env_time();
-	for (unsigned i = 0; i < count; i++)
+	for (unsigned i = 0; i < count; i++) {
 		set->member[i].disk = disks[i];
+		set->member[i].point = -ENOENT;
+	}
+	set->track_point = o->track_point ? sp_strdup(o->track_point) : NULL;
+	if (o->track_point && !set->track_point)
+		sp_free(sp_take(set));
 	return set;
 }
 

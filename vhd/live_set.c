@@ -22,6 +22,7 @@
 #include "base/env.h"
 #include "base/seed.h"
 #include "vhd/live_int.h"
+#include "vhd/track.h"
 
 /* ---- gates --------------------------------------------------------------------------------------- */
 
@@ -133,6 +134,15 @@ static int cut(struct vhd_live_set *set, struct sp_err *err)
 	return 0;
 }
 
+/* While nobody is inside: what is written from now on is a change since the point, and nothing before is. */
+static void put_points(struct vhd_live_set *set)
+{
+	for (unsigned i = 0; set->track_point && i < set->count; i++)
+		if (vhd_disk_tracked(set->member[i].disk))
+			set->member[i].point = vhd_track_point_drained(set->member[i].disk, set->track_point, NULL,
+								       NULL);
+}
+
 static int cut_drained(struct vhd_live_set *set, struct vhd_live_timing *t, struct sp_err *err)
 {
 	uint64_t start;
@@ -145,7 +155,11 @@ static int cut_drained(struct vhd_live_set *set, struct vhd_live_timing *t, stru
 	t->drain_ns = sp_env_monotonic_ns() - start;
 	if (r == 0) {
 		r = cut(set, err);
+		if (r == 0 && !SP_SEED_BUG(LIVE_POINT_LATE))
+			put_points(set);
 		open_gates(set);
+		if (r == 0 && SP_SEED_BUG(LIVE_POINT_LATE))
+			put_points(set);
 	}
 	t->pause_ns = sp_env_monotonic_ns() - start;
 	return r;
@@ -161,6 +175,8 @@ int vhd_live_commit(struct vhd_live_set *set, bool drained, struct vhd_live_timi
 		return sp_err_set(err, -EINVAL, "the set is committed already");
 	if (drained) {
 		r = cut(set, err);
+		if (r == 0)
+			put_points(set);
 		t.pause_ns = sp_env_monotonic_ns() - start;
 	} else {
 		r = cut_drained(set, &t, err);
@@ -169,6 +185,11 @@ int vhd_live_commit(struct vhd_live_set *set, bool drained, struct vhd_live_timi
 	if (ret)
 		*ret = t;
 	return r;
+}
+
+int vhd_live_point(const struct vhd_live_set *set, unsigned index)
+{
+	return index < set->count ? set->member[index].point : -ENOENT;
 }
 
 /* ---- the tidy end -------------------------------------------------------------------------------- */

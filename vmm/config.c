@@ -108,6 +108,7 @@ const struct vmm_config_key vmm_disk_keys[] = {
 	{ "ro", CONFIG_BOOL, offsetof(struct vmm_disk_config, read_only), 0 },
 	{ "snapshot", CONFIG_BOOL, offsetof(struct vmm_disk_config, snapshot), 0 },
 	{ "writethrough", CONFIG_BOOL, offsetof(struct vmm_disk_config, write_through), 0 },
+	{ "track", CONFIG_BOOL, offsetof(struct vmm_disk_config, track), 0 },
 	{ "iops", CONFIG_U64, offsetof(struct vmm_disk_config, iops), UINT64_MAX },
 	{ "bps", CONFIG_U64, offsetof(struct vmm_disk_config, bps), UINT64_MAX },
 	{ "burst-iops", CONFIG_U64, offsetof(struct vmm_disk_config, burst_iops), UINT64_MAX },
@@ -211,8 +212,8 @@ static int set_piece(struct vmm_disk_config *c, char *piece, bool first, struct 
 	}
 	if (!key)
 		return sp_err_set(err, -EINVAL, "\"%s\" is no key of a disk; keys are file, lun, controller, "
-				  "format, ro, snapshot, writethrough, iops, bps, burst-iops, burst-bps, min-iops, "
-				  "serial, image-root", piece);
+				  "format, ro, snapshot, writethrough, track, iops, bps, burst-iops, "
+				  "burst-bps, min-iops, serial, image-root", piece);
 	return vmm_config_set(c, key, equals, err);
 }
 
@@ -224,6 +225,9 @@ int vmm_disk_config_check(struct vmm_disk_config *c, struct sp_err *err)
 		return sp_err_set(err, -EINVAL, "a disk needs a file");
 	if (c->snapshot && (c->dvd || c->read_only))
 		return sp_err_set(err, -EINVAL, "snapshot and %s exclude each other", c->dvd ? "a DVD" : "ro");
+	if (c->track && (c->snapshot || c->dvd || c->read_only))
+		return sp_err_set(err, -EINVAL, "track and %s exclude each other",
+				  c->snapshot ? "snapshot" : c->dvd ? "a DVD" : "ro");
 	if (c->dvd && c->format == VHD_FORMAT_AUTO)
 		c->format = VHD_FORMAT_RAW;
 	return 0;

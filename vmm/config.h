@@ -25,6 +25,7 @@ struct vmm_disk_config {		/* --disk FILE[,key=value...]; --dvd FILE|none[,...] *
 	bool read_only;			/* ro */
 	bool snapshot;			/* writes go to a throw-away child, deleted at the end */
 	bool write_through;		/* cache=writethrough */
+	bool track;			/* changes are recorded; without it only where they were before */
 	uint64_t iops, bps, burst_iops, burst_bps, min_iops;
 	char *serial;			/* NULL: from the image's identity, else from its name */
 	char *image_root;		/* NULL: the folder of the file */

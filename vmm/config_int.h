@@ -13,7 +13,7 @@ struct vmm_config_key {
 	uint64_t max;
 };
 
-extern const struct vmm_config_key vmm_disk_keys[];	/* ends with a key without name */
+extern const struct vmm_config_key vmm_disk_keys[], vmm_machine_keys[];	/* end with a key without name */
 const struct vmm_config_key *vmm_config_find(const struct vmm_config_key *keys, const char *name);
 /* @value NULL: the key stands alone. */
 int vmm_config_set(void *object, const struct vmm_config_key *key, const char *value, struct sp_err *err);

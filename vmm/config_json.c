@@ -18,7 +18,7 @@
 
 #define FILE_MAX SP_MIB(1)
 
-static const struct vmm_config_key machine_keys[] = {
+const struct vmm_config_key vmm_machine_keys[] = {
 	{ "cpus", CONFIG_INT, offsetof(struct vmm_config, cpus), VMM_CPUS_MAX },
 	{ "kernel", CONFIG_STRING, offsetof(struct vmm_config, kernel), 0 },
 	{ "initrd", CONFIG_STRING, offsetof(struct vmm_config, initrd), 0 },
@@ -135,7 +135,7 @@ static int set_any(struct vmm_config *c, const char *name, json_object *value, s
 		return all_disks(c, name, value, false, err);
 	if (strcmp(name, "dvds") == 0)
 		return all_disks(c, name, value, true, err);
-	return set_key(c, machine_keys, name, value, err);
+	return set_key(c, vmm_machine_keys, name, value, err);
 }
 
 static int read_file(const char *path, char **ret_text, size_t *ret_len, struct sp_err *err)

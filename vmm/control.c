@@ -180,7 +180,9 @@ static void add_name(json_object *list, const char *name)
 	json_object_array_add(list, one);
 }
 
-static const struct control_command *const tables[] = { control_commands, control_snapshot_commands };
+static const struct control_command *const tables[] = {
+	control_commands, control_snapshot_commands, control_track_commands,
+};
 
 static json_object *command_names(void)
 {

@@ -14,7 +14,8 @@ struct control_command {
 	int (*run_for)(struct vmm_machine *m, const void *owner, json_object *arguments, struct sp_err *err);
 };
 
-extern const struct control_command control_commands[], control_snapshot_commands[];	/* end with one without name */
+/* Each ends with one without name. */
+extern const struct control_command control_commands[], control_snapshot_commands[], control_track_commands[];
 
 /* Arguments by name; @arguments may be NULL. */
 const char *control_text(json_object *arguments, const char *key);	/* NULL: missing, or no string */

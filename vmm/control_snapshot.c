@@ -59,7 +59,7 @@ static int writers_of(json_object *arguments, struct vmm_snapshot_writer ret[sta
 }
 
 /* {"name": TEXT, "require": LEVEL, "quiesce": false, "scripts": true, "barrier": true, "check-ms", "freeze-ms",
- * "writers": [{"name": TEXT, "level": LEVEL}]} */
+ * "writers": [{"name": TEXT, "level": LEVEL}], "track-point": TEXT} */
 static int create(struct vmm_machine *m, const void *owner, json_object *arguments, struct sp_err *err)
 {
 	struct vmm_snapshot_writer writer[VMM_SNAPSHOT_WRITERS_MAX];
@@ -79,6 +79,7 @@ static int create(struct vmm_machine *m, const void *owner, json_object *argumen
 		return r;
 	if (json_object_object_get_ex(arguments, "quiesce", &quiesce))
 		o.no_quiesce = !json_object_get_boolean(quiesce);
+	o.track_point = control_text(arguments, "track-point");
 	o.phases = (control_flag(arguments, "scripts") ? VMM_PHASE_APPLICATION : 0) |
 		   (control_flag(arguments, "barrier") ? VMM_PHASE_BARRIER : 0);
 	return vmm_machine_snapshot(m, &o, err);

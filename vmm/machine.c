@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <json-c/json.h>
+#include <stdlib.h>
 
 #include "base/alloc.h"
 #include "base/env.h"
@@ -107,6 +108,7 @@ int vmm_machine_new(const struct vmm_config *config, struct vmm_loop *loop, stru
 	if (!m)
 		return sp_err_set(err, -ENOMEM, "out of memory");
 	m->config = config;
+	m->here = realpath(".", NULL);	/* while folders can be looked at */
 	m->loop = loop;
 	m->broker = broker;
 	m->state = VMM_STARTING;
@@ -147,6 +149,7 @@ void vmm_machine_free(struct vmm_machine *m)
 	machine_console_free(m);
 	machine_guest_free(m);
 	pthread_mutex_destroy(&m->crash_lock);
+	free(m->here);
 	sp_free(m);
 }
 

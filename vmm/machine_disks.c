@@ -116,6 +116,8 @@ static int open_disk(struct vmm_machine *m, struct machine_disk *d, struct sp_er
 			return sp_err_prefix(err, r, "%s: throw-away child", c->path);
 	}
 	r = open_chain(m, d, d->scratch ? d->scratch : c->path, flags, err);
+	if (r == 0)
+		r = machine_track_begin(d, err);
 	return r < 0 ? sp_err_prefix(err, r, "%s", c->path) : 0;
 }
 

@@ -12,6 +12,8 @@
  *	machine_snapshot.c	snapshots of all disks at once
  *	machine_merge.c		which there are, deleting one
  *	machine_recover.c	what an interrupted one left
+ *	machine_track.c		change tracking of its disks
+ *	machine_setup.c		its configuration as it is now
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -61,6 +63,7 @@ struct machine_controller {
 
 struct vmm_machine {
 	const struct vmm_config *config;	/* the caller's */
+	char *here;			/* the folder that names in it count from */
 	struct vmm_loop *loop;
 	enum vmm_state state;
 	bool started, ending;
@@ -116,6 +119,9 @@ void machine_end(struct vmm_machine *m, enum vmm_state state);
 /* machine_console.c */
 int machine_console_new(struct vmm_machine *m, struct sp_err *err);
 void machine_console_free(struct vmm_machine *m);
+
+/* machine_track.c: a disk that has just been opened is tracked if it is to be, or was before */
+int machine_track_begin(struct machine_disk *d, struct sp_err *err);
 
 /* machine_recover.c: before the disks are opened */
 int machine_recover(struct vmm_machine *m, struct sp_err *err);

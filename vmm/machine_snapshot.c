@@ -10,6 +10,7 @@
 #include "base/alloc.h"
 #include "base/env.h"
 #include "vhd/live.h"
+#include "vhd/track.h"
 #include "vmm/machine_int.h"
 #include "vmm/machine_requester.h"
 #include "vmm/machine_snapshot.h"
@@ -23,6 +24,7 @@
 struct machine_snapshot {
 	struct vmm_machine *m;
 	char name[NAME_MAX_BYTES + 1];
+	char track_point[VHD_TRACK_NAME_MAX];	/* "": none */
 	enum vss_level require;
 	struct vss_set *set;
 	struct vmm_watch *timer;
@@ -36,6 +38,7 @@ struct machine_snapshot {
 	/* The provider; the task's thread while it runs. */
 	struct vhd_disk *disk[VHD_LIVE_DISKS_MAX];
 	uint32_t block_size[VHD_LIVE_DISKS_MAX];
+	bool has_point[VHD_LIVE_DISKS_MAX];
 	unsigned disks;
 	struct vhd_live_set *live;
 	struct vhd_live_timing timing;
@@ -76,25 +79,48 @@ static void undo(struct machine_snapshot *s)
 	}
 	s->res = vhd_live_finish(sp_take(s->live), NULL, &s->err);
 	for (unsigned i = 0; i < s->disks; i++) {
-		int r = vhd_live_merge(s->disk[i], s->name, NULL, NULL, NULL, &s->err);
+		int r = s->has_point[i] ? vhd_track_forget(s->disk[i], s->track_point, &s->err) : 0;
+
+		s->res = s->res ? s->res : r;
+		r = vhd_live_merge(s->disk[i], s->name, NULL, NULL, NULL, &s->err);
 
 		s->res = s->res ? s->res : r;
 	}
 }
 
+/* A disk that cannot be tracked is part of the snapshot nevertheless. */
+static int make_ready(struct machine_snapshot *s)
+{
+	const struct vhd_live_opts opts = {
+		.name = s->name, .set = s->id, .track_point = *s->track_point ? s->track_point : NULL,
+	};
+
+	for (unsigned i = 0; *s->track_point && i < s->disks; i++)
+		vhd_disk_track(s->disk[i], true, NULL);
+	return vhd_live_prepare(s->disk, s->disks, &opts, &s->live, &s->err);
+}
+
+static int change_over(struct machine_snapshot *s)
+{
+	int r = vhd_live_commit(s->live, false, &s->timing, &s->err);
+
+	s->committed = r == 0;
+	for (unsigned i = 0; r == 0 && i < s->disks; i++)
+		s->has_point[i] = vhd_live_point(s->live, i) == 0;
+	return r;
+}
+
 static void work(void *ctx)
 {
 	struct machine_snapshot *s = ctx;
-	const struct vhd_live_opts opts = { .name = s->name, .set = s->id };
 
 	s->res = 0;
 	switch (s->op) {
 	case VSS_OP_PREPARE:
-		s->res = vhd_live_prepare(s->disk, s->disks, &opts, &s->live, &s->err);
+		s->res = make_ready(s);
 		break;
 	case VSS_OP_COMMIT:
-		s->res = vhd_live_commit(s->live, false, &s->timing, &s->err);
-		s->committed = s->res == 0;
+		s->res = change_over(s);
 		break;
 	case VSS_OP_FINISH:
 		s->res = vhd_live_finish(sp_take(s->live), vss_level_name(s->level), &s->err);
@@ -211,6 +237,22 @@ static json_object *describe_writers(struct machine_snapshot *s, unsigned count)
 	return list;
 }
 
+/* The devices whose side-car has the point. */
+static json_object *describe_points(struct machine_snapshot *s)
+{
+	json_object *list = json_object_new_array();
+	char device[16];
+
+	for (struct machine_disk *d = s->m->disks; d; d = d->next)
+		for (unsigned i = 0; i < s->disks; i++) {
+			if (s->disk[i] != d->disk || !s->has_point[i])
+				continue;
+			snprintf(device, sizeof(device), "scsi%u:%u", d->controller, d->at.lun);
+			json_object_array_add(list, json_object_new_string(device));
+		}
+	return list;
+}
+
 static json_object *describe(struct machine_snapshot *s)
 {
 	json_object *o = json_object_new_object();
@@ -230,6 +272,10 @@ static json_object *describe(struct machine_snapshot *s)
 	if (r.error && s->err.code)
 		add_text(o, "error", sp_err_text(&s->err));
 	json_object_object_add(o, "disks", json_object_new_int((int)s->disks));
+	if (*s->track_point) {
+		add_text(o, "track-point", s->track_point);
+		json_object_object_add(o, "tracked", describe_points(s));
+	}
 	add_ms(o, "freeze_ms", r.freeze_ns);
 	add_ms(o, "hold_ms", r.hold_ns);
 	add_ms(o, "pause_ms", s->timing.pause_ns);
@@ -341,6 +387,8 @@ static int check_opts(struct vmm_machine *m, const struct vmm_snapshot_opts *o, 
 		return sp_err_set(err, -EBUSY, "a snapshot is being made or deleted");
 	if (!*o->name || strlen(o->name) > NAME_MAX_BYTES)
 		return sp_err_set(err, -EINVAL, "a snapshot's name has 1 to %d bytes", NAME_MAX_BYTES);
+	if (o->track_point && (!*o->track_point || strlen(o->track_point) >= VHD_TRACK_NAME_MAX))
+		return sp_err_set(err, -EINVAL, "a tracking point's name has 1 to %d bytes", VHD_TRACK_NAME_MAX - 1);
 	if (o->no_quiesce && (o->writers || (o->phases & VMM_PHASE_APPLICATION)))
 		return sp_err_set(err, -EINVAL, "without quiescing there are no writers and no scripts to run");
 	return check_names(o, err);
@@ -361,6 +409,7 @@ int vmm_machine_snapshot(struct vmm_machine *m, const struct vmm_snapshot_opts *
 	s->require = o.require;
 	s->owner = o.owner;
 	snprintf(s->name, sizeof(s->name), "%s", o.name);
+	snprintf(s->track_point, sizeof(s->track_point), "%s", o.track_point ? o.track_point : "");
 	sp_env_guid(&s->id);
 	r = choose_disks(s, err);
 	if (r == 0 && (machine_task_init(&s->task, m->loop, s) < 0 || set_new(s, &o) < 0 ||

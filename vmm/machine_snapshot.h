@@ -34,6 +34,7 @@ struct vmm_snapshot_opts {
 	const struct vmm_snapshot_writer *writer;	/* all copied */
 	unsigned writers;
 	unsigned check_ms, freeze_ms;	/* 0: as vss.h has it */
+	const char *track_point;	/* changes of each disk are tracked from now on, and it gets this point */
 	const void *owner;		/* who asks: vmm_machine_snapshot_owner_gone(); NULL: nobody */
 };
 

@@ -19,6 +19,7 @@
 #include "vmm/control.h"
 #include "vmm/machine.h"
 #include "vmm/machine_snapshot.h"
+#include "vmm/machine_track.h"
 
 /* ---- a machine --------------------------------------------------------------------------------------- */
 
@@ -184,6 +185,35 @@ json_object *vmm_machine_jobs(struct vmm_machine *machine)
 int vmm_machine_job_cancel(struct vmm_machine *machine, const char *id, struct sp_err *err)
 {
 	NOTE("cancel %s", id);
+	return 0;
+}
+
+int vmm_machine_track_points(struct vmm_machine *machine, const char *at, json_object **ret, struct sp_err *err)
+{
+	NOTE("points %s", at);
+	*ret = json_object_new_array();
+	return 0;
+}
+
+int vmm_machine_track_changes(struct vmm_machine *machine, const char *at, const char *since, const char *until,
+			      uint64_t offset, uint64_t limit, json_object **ret, struct sp_err *err)
+{
+	NOTE("changes %s %s %s %llu %llu", at, since, until ? until : "-", (unsigned long long)offset,
+	     (unsigned long long)limit);
+	*ret = json_object_new_object();
+	return 0;
+}
+
+int vmm_machine_track_forget(struct vmm_machine *machine, const char *at, const char *point, struct sp_err *err)
+{
+	NOTE("forget %s %s", at, point);
+	return 0;
+}
+
+int vmm_machine_setup(struct vmm_machine *machine, json_object **ret, struct sp_err *err)
+{
+	NOTE("setup");
+	*ret = json_object_new_object();
 	return 0;
 }
 
@@ -415,6 +445,15 @@ static const struct command_row {
 	  "{\"return\":{}}", "snapshot delete s 7" },
 	{ "cancel", "{\"execute\":\"job-cancel\",\"arguments\":{\"id\":\"snapshot-delete\"}}", "{\"return\":{}}",
 	  "cancel snapshot-delete" },
+	{ "points", "{\"execute\":\"spindle-track-points\",\"arguments\":{\"device\":\"d\"}}", "{\"return\":[]}",
+	  "points d" },
+	{ "changes", "{\"execute\":\"spindle-track-changes\",\"arguments\":{\"device\":\"d\",\"since\":\"p\","
+	  "\"until\":\"q\",\"offset\":65536,\"limit\":9}}", "{\"return\":{}}", "changes d p q 65536 9" },
+	{ "changes until now", "{\"execute\":\"spindle-track-changes\","
+	  "\"arguments\":{\"device\":\"d\",\"since\":\"p\"}}", "{\"return\":{}}", "changes d p - 0 0" },
+	{ "forget", "{\"execute\":\"spindle-track-forget\",\"arguments\":{\"device\":\"d\",\"point\":\"p\"}}",
+	  "{\"return\":{}}", "forget d p" },
+	{ "configuration", "{\"execute\":\"spindle-query-config\"}", "{\"return\":{}}", "setup" },
 	{ "read-only", "{\"execute\":\"spindle-set-read-only\",\"arguments\":{\"device\":\"d\",\"read-only\":true}}",
 	  "{\"return\":{}}", "read-only d 1" },
 	{ "medium", "{\"execute\":\"blockdev-change-medium\",\"arguments\":{\"device\":\"d\",\"filename\":\"f\"}}",
