@@ -52,7 +52,7 @@ static void send_answer(struct target *t, json_object *arguments)
 	if (t->over)
 		json_object_put(arguments);
 	else
-		vm_client_send(t->m->client, "spindle-snapshot-answer", arguments);	/* that it has gone is an event */
+		vm_client_send(t->m->client, "spindle-snapshot-answer", arguments);	/* reading tells of its end */
 }
 
 static json_object *answer_to(const char *phase, const char *writer, enum vss_reason why)
