@@ -127,6 +127,16 @@ static int check_free(struct store_folder *f, const char *name, const char *reme
 	return r == -ENOENT ? 0 : sp_err_set(err, r, "%s: %s", name, strerror(-r));
 }
 
+/* A merge that was cut may leave the facts of a snapshot that is no more. They are replaced. */
+static int check_meta_free(struct store_folder *f, const char *name, struct sp_err *err)
+{
+	struct live_meta stale;
+
+	if (live_meta_read(f, name, &stale) == 0)
+		return 0;
+	return check_free(f, name, ", and is not what is known of a snapshot; move it away", err);
+}
+
 static int name_member(struct vhd_live_set *set, unsigned i, const char *name, struct sp_err *err)
 {
 	struct live_member *m = &set->member[i];
@@ -141,7 +151,7 @@ static int name_member(struct vhd_live_set *set, unsigned i, const char *name, s
 		return sp_err_set(err, r, "out of memory");
 	r = check_free(d->folder, m->names.file, "", err);
 	if (r == 0 && m->names.meta)
-		r = check_free(d->folder, m->names.meta, ": a snapshot's facts without the snapshot; delete it", err);
+		r = check_meta_free(d->folder, m->names.meta, err);
 	return r;
 }
 

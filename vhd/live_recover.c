@@ -296,6 +296,7 @@ static int recover_record(const struct vhd_live_place *places, unsigned count, c
 	if (r == -ENOENT) {
 		if (err)
 			err->code = 0;
+		live_file_remove(at->folder, name);	/* what was going to be the record */
 		return 0;
 	}
 	if (r == -EBADMSG && !committed) {	/* nothing else had been made */

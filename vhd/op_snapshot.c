@@ -141,6 +141,22 @@ static int add_name(struct store_folder *f, const char *image, const struct vhd_
 	return r < 0 ? sp_err_set(err, r, "cannot make the name %s durable: %s", file, strerror(-r)) : 0;
 }
 
+/* What is known of a snapshot that is gone. */
+static int drop_meta(struct store_folder *f, const char *file)
+{
+	SP_AUTO_FREE char *meta = live_name_meta(file);
+
+	return meta ? live_file_remove(f, meta) : -ENOMEM;
+}
+
+/* The same, durable. */
+static int forget_meta(struct store_folder *f, const char *file)
+{
+	int r = drop_meta(f, file);
+
+	return r < 0 ? r : store_folder_sync(f, file);
+}
+
 static int create_on(struct store_folder *f, const char *image, struct vhd_image *leaf, const char *file,
 		     struct sp_err *err)
 {
@@ -158,6 +174,8 @@ static int create_on(struct store_folder *f, const char *image, struct vhd_image
 		store_close(s);
 		if (!same)
 			return sp_err_set(err, -EEXIST, "%s exists already", file);
+	} else if (drop_meta(f, file) < 0) {	/* a merge that was cut has left it; it is not about this one */
+		return sp_err_set(err, -EIO, "cannot delete the side-car of an earlier snapshot, %s.json", file);
 	}
 	r = op_snapshot_child(f, image, temp, leaf, file, err);
 	if (r < 0)
@@ -251,15 +269,6 @@ static int no_such(const char *image, const char *name, struct sp_err *err)
 }
 
 /* ---- revert -------------------------------------------------------------------------------------- */
-
-/* The side-car of a snapshot that is gone; both durable. */
-static int forget_meta(struct store_folder *f, const char *file)
-{
-	SP_AUTO_FREE char *meta = live_name_meta(file);
-	int r = meta ? live_file_remove(f, meta) : -ENOMEM;
-
-	return r < 0 ? r : store_folder_sync(f, file);
-}
 
 /* Later snapshots hang on nothing any more. Layers with other names are somebody else's. */
 static int drop_later(struct store_folder *f, const char *image, const struct op_chain *c, unsigned depth,
