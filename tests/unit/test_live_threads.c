@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Snapshots and merges under many threads, for TSan as much as for the content: two writers a disk keep deep queues
+ * Snapshots and merges under many threads, for TSan as much as for the content: two writers a disk keep queues
  * busy with reads that are checked, writes, zeroes and flushes; one thread takes sets of all disks, one merges them
  * away again, one looks at lists, maps and changes. Files of the host, so that io_uring and committer take part.
  */
