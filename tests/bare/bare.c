@@ -143,7 +143,7 @@ static void walk(const char *elf)
 
 /* ---- pause and stop ---------------------------------------------------------------------------------- */
 
-#define PAUSES 2000u
+#define PAUSES 10000u			/* the window of a lost kick is small */
 #define PATIENCE_MS 3000u			/* for one pause */
 
 struct pauser {
@@ -159,8 +159,8 @@ static void *pause_often(void *arg)
 		vmm_partition_pause(p->host->partition);
 		vmm_partition_resume(p->host->partition);
 		__atomic_store_n(&p->done, i + 1, __ATOMIC_SEQ_CST);
-		/* Shorter and longer than the way into the guest. */
-		for (volatile unsigned spin = 0; spin < i % 64 * 50; spin++)
+		/* Shorter and longer than the way of a thread that was woken into the guest. */
+		for (volatile unsigned spin = 0; spin < i % 64 * 500; spin++)
 			;
 	}
 	return NULL;
