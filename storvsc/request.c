@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -304,7 +305,10 @@ static bool still_there(struct storvsc_channel *ch)
 		vmbus_channel_wake(&ch->end);
 		return look(ch, 0);
 	}
-	return ++ch->idle_polls % POLLS_PER_LOOK != 0 || look(ch, 0);
+	if (++ch->idle_polls % POLLS_PER_LOOK != 0)
+		return true;
+	sched_yield();			/* the provider may be waiting for this very processor */
+	return look(ch, 0);
 }
 
 /**

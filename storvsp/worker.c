@@ -9,6 +9,7 @@
  * read its replies stops itself, and closing depends on nothing it does.
  */
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,6 +25,7 @@
 #define DEPTH_DEFAULT 512u
 #define SLOTS_PER_DEPTH 4u		/* requests of slow units wait in slots, not in the ring before others */
 #define BATCH 128u
+#define POLLS_PER_YIELD 256u
 #define SPIN_MAX_NS 50000u
 #define SPIN_MIN_NS 1000u
 #define RETRY_NS 1000000u		/* a queue that runs has nothing to be waited for: look again */
@@ -309,6 +311,8 @@ static void idle(struct storvsp_worker *w, uint64_t wake_ns)
 {
 	if (is_awake(w)) {
 		storvsp_worker_count(&w->stats.polls, 1);
+		if (w->stats.polls % POLLS_PER_YIELD == 0)
+			sched_yield();		/* the guest may be waiting for this very processor */
 		return;
 	}
 	/* Whoever takes no packets leaves signals off: they come for room in the other ring only. */
