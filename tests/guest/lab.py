@@ -31,7 +31,7 @@ L2_MODULES = ['hv_vmbus', 'sd_mod', 'sr_mod', 'sg', 'isofs', 'hv_storvsc', 'hv_u
 L2_PROGRAMS = ['lsblk', 'blkid', 'sg_inq', 'sg_vpd', 'sg_luns', 'sg_readcap', 'sg_unmap', 'sg_write_same', 'sg_sync',
                'sg_get_lba_status', 'sg_compare_and_write', 'sg_persist', 'sg_opcodes',
                'hv_kvp_daemon', 'hv_vss_daemon']
-L1_PROGRAMS = ['jq', 'fusermount3']
+L1_PROGRAMS = ['jq', 'fusermount3', 'dumpe2fs', 'e2fsck', 'debugfs']
 
 OS_RELEASE = 'NAME="Spindle lab"\nID=spindle-lab\nVERSION="1"\nVERSION_ID="1"\nPRETTY_NAME="Spindle lab"\n'
 
@@ -107,8 +107,8 @@ def outer_disk(options, kernel, work, path):
     tree.data('/etc/group', 'root:x:0:\nnogroup:x:65534:\n')
     tree.data('/etc/fuse.conf', 'user_allow_other\n')
     tree.link('/etc/mtab', '/proc/mounts')
-    sanitizers = [(name, value) for name, value in os.environ.items() if name.endswith('SAN_OPTIONS')]
-    tree.data('/lab/env', ''.join("export %s='%s'\n" % item for item in sanitizers))
+    wanted = [item for item in os.environ.items() if item[0].endswith('SAN_OPTIONS') or item[0].startswith('LAB_')]
+    tree.data('/lab/env', ''.join("export %s='%s'\n" % item for item in wanted))
     tree.file('/lab/guest/vmlinuz', kernel.image)
     tree.write(top)
 
@@ -122,10 +122,11 @@ def outer_disk(options, kernel, work, path):
     shutil.rmtree(top)
 
 
-def qemu_command(options, kernel, initrd, disk):
-    line = 'console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check lab.scenarios=' + options.scenarios
+def qemu_command(options, kernel, initrd, disk, scenarios):
+    line = ('console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check lab.scenarios=' +
+            ','.join(scenarios))
     return [program('qemu-system-x86_64'), '-accel', options.accel, '-cpu', 'EPYC-Milan,+svm,+npt', '-M', 'q35',
-            '-smp', str(options.smp), '-m', str(options.mem), '-nographic', '-no-reboot', '-nodefaults', '-net', 'none',
+            '-smp', str(options.smp), '-m', str(options.mem), '-nographic', '-no-reboot', '-nodefaults', '-net', 'none', *options.qemu,
             '-serial', 'stdio', '-kernel', kernel.image, '-initrd', initrd, '-append', line,
             '-drive', 'if=virtio,format=raw,cache=unsafe,file=' + disk]
 
@@ -157,21 +158,56 @@ class Results:
             print('# %3d s: %s' % (time.monotonic() - self.started, rest), flush=True)
 
 
-def watch(options, command, log, results):
-    """Runs level 1 to its end; True if it came there by itself."""
-    ended = False
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as qemu:
-        timer = threading.Timer(options.timeout, qemu.kill)
-        timer.start()
-        with open(log, 'w') as out:
-            for raw in qemu.stdout:
-                text = raw.decode(errors='replace').rstrip('\r\n')
-                out.write('%6.1f %s\n' % (time.monotonic() - results.started, text))
-                out.flush()
-                ended = ended or text == '@end'
-                results.line(text)
-        timer.cancel()
-    return ended
+class Outer:
+    """One run of level 1. QEMU's emulation of SVM sometimes comes to a stand for ever, in its own code: then level 1
+    writes no more to its second serial port, which it does every five seconds otherwise."""
+
+    SILENCE = 120
+
+    def __init__(self, options, command, alive):
+        self.alive = alive
+        self.scenario, self.ended, self.hung = None, False, False
+        self.qemu = subprocess.Popen(command + ['-serial', 'file:' + alive], stdin=subprocess.DEVNULL,
+                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.deadline = options.deadline
+        threading.Thread(target=self.guard, daemon=True).start()
+
+    def guard(self):
+        size, since = 0, time.monotonic()
+        while self.qemu.poll() is None and not self.hung and time.monotonic() < self.deadline:
+            time.sleep(1)
+            if os.path.exists(self.alive) and os.path.getsize(self.alive) != size:
+                size, since = os.path.getsize(self.alive), time.monotonic()
+            self.hung = time.monotonic() - since > self.SILENCE
+        self.qemu.kill()
+
+    def watch(self, out, results):
+        for raw in self.qemu.stdout:
+            text = raw.decode(errors='replace').rstrip('\r\n')
+            out.write('%6.1f %s\n' % (time.monotonic() - results.started, text))
+            out.flush()
+            self.ended = self.ended or text == '@end'
+            if text.startswith('@scenario '):
+                self.scenario = text.split()[1]
+            results.line(text)
+        self.qemu.wait()
+
+
+def run_outer(options, kernel, work, log, results):
+    """True if level 1 came to its end by itself. What was left when it came to a stand is tried again, twice."""
+    initrd, disk = os.path.join(work, 'initrd'), os.path.join(work, 'disk')
+    left = options.scenarios.split(',')
+    options.deadline = time.monotonic() + options.timeout
+    with open(log, 'w') as out:
+        for _ in range(3):
+            outer = Outer(options, qemu_command(options, kernel, initrd, disk, left), os.path.join(work, 'alive'))
+            outer.watch(out, results)
+            if outer.ended or not outer.hung:
+                break
+            left = left[left.index(outer.scenario or left[0]):]
+            print('# %3d s: the emulation stands still: once more, from %s on' % (
+                time.monotonic() - results.started, left[0]), flush=True)
+    return outer.ended
 
 
 def run(options):
@@ -182,11 +218,11 @@ def run(options):
     results = Results()
     log = os.path.join(folder, options.scenarios.replace(',', '+') + '.log')
     with tempfile.TemporaryDirectory(dir=folder, prefix='lab-') as work:
-        initrd, disk = os.path.join(work, 'initrd'), os.path.join(work, 'disk')
-        outer_initrd(kernel, initrd)
+        disk = os.path.join(work, 'disk')
+        outer_initrd(kernel, os.path.join(work, 'initrd'))
         outer_disk(options, kernel, work, disk)
         print('# %3d s: images made, kernel %s' % (time.monotonic() - results.started, kernel.release), flush=True)
-        ended = watch(options, qemu_command(options, kernel, initrd, disk), log, results)
+        ended = run_outer(options, kernel, work, log, results)
         for name, place in options.take:
             subprocess.run([program('debugfs'), '-R', 'dump %s %s' % (name, place), disk], check=True,
                            stderr=subprocess.DEVNULL)
@@ -213,7 +249,7 @@ def prepare(options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--build', required=True, type=os.path.abspath, help='build folder')
-    parser.add_argument('--scenarios', default='chain', help='names of scenarios, separated by commas')
+    parser.add_argument('--scenarios', default='chain,vss', help='names of scenarios, separated by commas')
     parser.add_argument('--vmm', help='the VMM (default: that of the build folder)')
     parser.add_argument('--with', dest='with_programs', action='append', default=[], metavar='PROGRAM',
                         help='one more program for level 1')
@@ -222,9 +258,11 @@ def main():
     parser.add_argument('--guest-module', dest='guest_modules', action='append', default=[], metavar='NAME',
                         help='one more module for the guest')
     parser.add_argument('--accel', default='tcg,thread=single', help='how QEMU emulates level 1')
+    parser.add_argument('--qemu', action='append', default=[], metavar='ARGUMENT',
+                        help='one more for QEMU, such as --qemu=-monitor --qemu=unix:FILE,server,nowait')
     parser.add_argument('--smp', type=int, default=1, help='processors of level 1')
     parser.add_argument('--mem', type=int, default=2048, help='MiB of level 1')
-    parser.add_argument('--timeout', type=int, default=850, help='seconds for all of level 1')
+    parser.add_argument('--timeout', type=int, default=1700, help='seconds for all of level 1')
     parser.add_argument('--take', nargs=2, action='append', default=[], metavar=('FILE', 'PLACE'),
                         help='a file of level 1 to fetch in the end')
     parser.add_argument('--prepare', metavar='FOLDER', help="only put the guest's kernel and initial RAM disk there")

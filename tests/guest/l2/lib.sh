@@ -52,9 +52,10 @@ says()
 }
 
 # quiet_kernel - no complaint in the kernel's log; SYNCHRONIZE CACHE (0x35) to a disk that is gone already is Linux' way
-# of saying goodbye to it
+# of saying goodbye to it. $expected is what else may be in it.
 quiet_kernel()
 {
 	! dmesg | grep -E 'WARNING: CPU|BUG:|Oops|Call Trace|I/O error|hung task|soft lockup|rcu.*detected stall' &&
-		! dmesg | grep -v 'cmd 0x35 status: scsi 0x0 srb 0x20' | grep -E 'tag#.*(FAILED|srb)|EXT4-fs error'
+		! dmesg | grep -v -e 'cmd 0x35 status: scsi 0x0 srb 0x20' ${expected:+-e "$expected"} |
+			grep -E 'tag#.*(FAILED|srb)|EXT4-fs error'
 }
