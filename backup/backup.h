@@ -27,6 +27,7 @@
 
 #define BACKUP_NAME_MAX 64	/* bytes of a set's or a disk's name: letters, digits, '.', '_', '-' */
 #define BACKUP_DISKS_MAX 64
+#define BACKUP_MACHINE_MAX (1u << 20)	/* bytes of backup_create_opts.machine */
 
 struct backup_set;
 
@@ -78,6 +79,7 @@ struct backup_disk_info {
 	uint64_t size, source_size;	/* of the disk; a raw source may be no multiple of a sector */
 };
 
+const struct sp_guid *backup_set_id(const struct backup_set *set);
 unsigned backup_points(const struct backup_set *set);	/* oldest first */
 unsigned backup_point_number(const struct backup_set *set, unsigned index);
 /* Point being written when somebody died, or 0; and whether pruning was interrupted. */
@@ -87,6 +89,9 @@ bool backup_prune_pending(const struct backup_set *set);
 int backup_point_info(struct backup_set *set, unsigned number, struct backup_point *ret, struct sp_err *err);
 int backup_disk_info(struct backup_set *set, unsigned number, unsigned disk, struct backup_disk_info *ret,
 		     struct sp_err *err);
+
+/* backup_create_opts.machine of a point, the caller's; NULL: it has none. */
+int backup_machine(struct backup_set *set, unsigned number, char **ret_text, struct sp_err *err);
 
 /* ---- create -------------------------------------------------------------------------------------- */
 
@@ -110,6 +115,7 @@ struct backup_create_opts {
 	enum backup_level level;
 	const char *reasons;
 	int64_t guest_time;
+	const char *machine;		/* what else belongs to it, as backup_machine() gives it back; NULL: nothing */
 	const struct backup_key *key;
 	uint64_t rate_limit;		/* bytes per second read, 0: none */
 	unsigned threads;

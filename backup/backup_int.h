@@ -67,6 +67,7 @@ struct backup_manifest {
 	int64_t time, guest_time;
 	enum backup_level level;
 	char reasons[256];
+	char *machine;			/* NULL: nothing is known of one */
 	unsigned disks;
 	struct backup_disk *disk;
 	bool is_signed;

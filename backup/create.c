@@ -343,6 +343,12 @@ static int fill_manifest(struct making *k, struct sp_err *err)
 	m->level = k->opts->level;
 	if (k->opts->reasons)
 		strncat(m->reasons, k->opts->reasons, sizeof(m->reasons) - 1);
+	if (k->opts->machine && strlen(k->opts->machine) > BACKUP_MACHINE_MAX)
+		return sp_err_set(err, -E2BIG, "the machine's configuration has more than %u bytes",
+				  BACKUP_MACHINE_MAX);
+	m->machine = k->opts->machine ? sp_strdup(k->opts->machine) : NULL;
+	if (k->opts->machine && !m->machine)
+		return sp_err_set(err, -ENOMEM, "out of memory");
 	m->disks = k->count;
 	for (unsigned i = 0; r == 0 && i < k->count; i++) {
 		r = fill_disk(&m->disk[i], &k->source[i], err);

@@ -62,6 +62,7 @@ void backup_manifest_free(struct backup_manifest *m)
 		backup_digests_fini(&m->disk[i].content);
 	}
 	sp_free(m->disk);
+	sp_free(m->machine);
 	sp_free(m);
 }
 
@@ -159,6 +160,8 @@ static int body_json(struct backup_manifest *m, const struct backup_manifest *be
 	backup_json_add_u64(o, "guest-time", (uint64_t)m->guest_time);
 	backup_json_add_guid(o, "id", &m->id);
 	backup_json_add_string(o, "level", backup_level_name(m->level));
+	if (m->machine)
+		backup_json_add_string(o, "machine", m->machine);
 	backup_json_add_u64(o, "parent", m->parent);
 	backup_json_add_u64(o, "point", m->number);
 	backup_json_add_string(o, "reasons", m->reasons);
@@ -326,6 +329,23 @@ static int take_disks(json_object *o, struct backup_manifest *m, const struct ba
 	return r;
 }
 
+/* Absent where a point was made of files. */
+static int take_machine(json_object *o, struct backup_manifest *m, struct sp_err *err)
+{
+	json_object *text;
+	size_t room;
+
+	if (!json_object_object_get_ex(o, "machine", &text))
+		return 0;
+	room = json_object_is_type(text, json_type_string) ? (size_t)json_object_get_string_len(text) + 1 : 1;
+	if (room > BACKUP_MACHINE_MAX + 1)
+		return sp_err_set(err, -EBADMSG, "\"machine\" has more than %u bytes", BACKUP_MACHINE_MAX);
+	m->machine = sp_alloc(room);
+	if (!m->machine)
+		return sp_err_set(err, -ENOMEM, "out of memory");
+	return backup_json_string(o, "machine", m->machine, room, err);
+}
+
 static int take_body(json_object *o, struct backup_manifest *m, struct sp_err *err)
 {
 	char text[32];
@@ -356,7 +376,7 @@ static int take_body(json_object *o, struct backup_manifest *m, struct sp_err *e
 		r = backup_json_string(o, "level", text, sizeof(text), err);
 	if (r == 0 && backup_level_from_name(text, &m->level) < 0)
 		r = sp_err_set(err, -EBADMSG, "level \"%s\" is unknown", text);
-	return r;
+	return r < 0 ? r : take_machine(o, m, err);
 }
 
 static int take_signature(json_object *outer, struct backup_manifest *m, struct sp_err *err)

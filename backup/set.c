@@ -357,6 +357,11 @@ int backup_manifest_commit(struct backup_set *set, unsigned number, const char *
 
 /* ---- questions ----------------------------------------------------------------------------------- */
 
+const struct sp_guid *backup_set_id(const struct backup_set *set)
+{
+	return &set->cat.id;
+}
+
 unsigned backup_points(const struct backup_set *set)
 {
 	return set->cat.points;
@@ -421,4 +426,16 @@ int backup_disk_info(struct backup_set *set, unsigned number, unsigned disk, str
 	}
 	backup_manifest_free(m);
 	return r;
+}
+
+int backup_machine(struct backup_set *set, unsigned number, char **ret_text, struct sp_err *err)
+{
+	struct backup_manifest *m;
+	int r = backup_manifest_load(set, number, false, &m, err);
+
+	if (r < 0)
+		return r;
+	*ret_text = sp_take(m->machine);
+	backup_manifest_free(m);
+	return 0;
 }

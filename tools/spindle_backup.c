@@ -8,7 +8,7 @@
 #include <time.h>
 
 static const struct tool_verb verbs[] = {
-	{ "create",  "REPOSITORY SET [NAME=]FILE...", "back up disks: everything, or what has changed",
+	{ "create",  "REPOSITORY SET [[NAME=]FILE...]", "back up disks: everything, or what has changed",
 	  backup_verb_create, 1 },
 	{ "list",    "REPOSITORY [SET]",	      "sets and their points",		     backup_verb_list,	  1 },
 	{ "verify",  "REPOSITORY [SET]",	      "look for damage, name the files",     backup_verb_verify,  1 },

@@ -2,26 +2,57 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/env.h"
-#include "tools/spindle_backup.h"
+#include "tools/spindle_backup_disks.h"
 
-struct create_args {
-	struct tool_progress progress;
-	struct backup_create_opts opts;
-	const char *key, *require, *level;
-	enum vhd_format_id format;
-	const char *image_root;
-	bool json;
-};
+/* ---- what was done ------------------------------------------------------------------------------------- */
 
-struct disks {
-	struct backup_source source[BACKUP_DISKS_MAX];
-	char *name[BACKUP_DISKS_MAX];
-	unsigned count;
-};
+static void print_human(const char *set, const struct backup_create_args *a, const struct backup_create_result *r,
+			json_object *more)
+{
+	json_object *pause;
+
+	printf("%s: point %u, %s%s, %s consistent%s%s%s: %" PRIu64 " bytes read, %" PRIu64 " written", set, r->number,
+	       r->full ? "full" : "incremental", r->continued ? ", continued" : "", backup_level_name(a->opts.level),
+	       a->opts.reasons && *a->opts.reasons ? " (" : "", a->opts.reasons ? a->opts.reasons : "",
+	       a->opts.reasons && *a->opts.reasons ? ")" : "", r->bytes_read, r->bytes_written);
+	if (json_object_object_get_ex(more, "pause_ms", &pause))
+		printf("; I/O held for %.1f ms", json_object_get_double(pause));
+	putchar('\n');
+}
+
+static void print_json(const char *set, const struct backup_create_args *a, const struct backup_create_result *r,
+		       json_object *more)
+{
+	json_object *o = json_object_new_object();
+
+	tool_json_text(o, "set", set);
+	tool_json_u64(o, "point", r->number);
+	tool_json_bool(o, "full", r->full);
+	tool_json_bool(o, "continued", r->continued);
+	tool_json_u64(o, "bytes-read", r->bytes_read);
+	tool_json_u64(o, "bytes-written", r->bytes_written);
+	tool_json_text(o, "level", backup_level_name(a->opts.level));
+	tool_json_text(o, "reasons", a->opts.reasons);
+	if (more)
+		json_object_object_add(o, "snapshot", json_object_get(more));
+	tool_json_print(o);
+}
+
+int backup_create_tell(const char *set, const struct backup_create_args *a, const struct backup_create_result *r,
+		       json_object *more)
+{
+	if (a->json)
+		print_json(set, a, r, more);
+	else if (!a->progress.quiet)
+		print_human(set, a, r, more);
+	return 0;
+}
+
+/* ---- files --------------------------------------------------------------------------------------------- */
 
 /* "root=/images/web.vhdx", or the file's name up to its first dot. */
 static char *disk_name(const char *arg, const char **ret_path)
@@ -38,116 +69,116 @@ static char *disk_name(const char *arg, const char **ret_path)
 	return sp_asprintf("%.*s", (int)strcspn(base, "."), base);
 }
 
-static int open_disk(struct disks *d, const char *arg, const struct create_args *a, struct sp_err *err)
+static int open_disk(struct backup_set *set, struct backup_disks *d, const char *arg,
+		     const struct backup_create_args *a, struct sp_err *err)
 {
-	struct vhd_open_opts o = { .format = a->format, .image_root = a->image_root };
-	struct backup_source *s = &d->source[d->count];
+	const struct vhd_open_opts o = { .format = a->format, .image_root = a->image_root };
 	const char *path;
-	char *name = disk_name(arg, &path);
-	int r;
+	SP_AUTO_FREE char *name = disk_name(arg, &path);
 
 	if (!name)
 		return sp_err_set(err, -ENOMEM, "out of memory");
-	r = vhd_disk_open(path, &o, &s->disk, err);
-	if (r < 0) {
-		sp_free(name);
-		return r;
-	}
-	s->name = d->name[d->count++] = name;
-	s->path = path;
-	return 0;
+	return a->track ? backup_track_file(set, d, name, path, &o, err) : backup_disks_add(d, name, path, &o, err);
 }
 
-static void close_disks(struct disks *d)
-{
-	for (unsigned i = 0; i < d->count; i++) {
-		vhd_disk_close(d->source[i].disk, NULL);
-		sp_free(d->name[i]);
-	}
-}
-
-static void print_human(const char *set, const struct backup_create_result *r)
-{
-	printf("%s: point %u, %s%s: %" PRIu64 " bytes read, %" PRIu64 " written\n", set, r->number,
-	       r->full ? "full" : "incremental", r->continued ? ", continued" : "", r->bytes_read, r->bytes_written);
-}
-
-static void print_json(const char *set, const struct backup_create_result *r)
-{
-	json_object *o = json_object_new_object();
-
-	tool_json_text(o, "set", set);
-	tool_json_u64(o, "point", r->number);
-	tool_json_bool(o, "full", r->full);
-	tool_json_bool(o, "continued", r->continued);
-	tool_json_u64(o, "bytes-read", r->bytes_read);
-	tool_json_u64(o, "bytes-written", r->bytes_written);
-	tool_json_print(o);
-}
-
-static int make_point(char **argv, const struct disks *d, const struct create_args *a, struct sp_err *err)
+static int make_point(int argc, char **argv, struct backup_set *set, struct backup_disks *d,
+		      const struct backup_create_args *a, struct sp_err *err)
 {
 	struct backup_create_result result = { 0 };
-	struct backup_set *set;
-	int r = backup_set_open(argv[0], argv[1], BACKUP_WRITE | BACKUP_CREATE, &set, err);
-
-	if (r < 0)
-		return r;
-	r = backup_create(set, d->source, d->count, &a->opts, tool_job_begin(&a->progress), &result, err);
-	backup_set_close(set);
-	if (r < 0)
-		return r;
-	if (a->json)
-		print_json(argv[1], &result);
-	else if (!a->progress.quiet)
-		print_human(argv[1], &result);
-	return 0;
-}
-
-static int run(int argc, char **argv, struct create_args *a)
-{
-	struct disks d = { 0 };
-	struct sp_err err = { 0 };
 	int r = 0;
 
-	for (int i = 2; r == 0 && i < argc; i++) {
-		r = open_disk(&d, argv[i], a, &err);
-		if (r < 0)
-			tool_fail(argv[i], &err);
-	}
-	if (r == 0) {
-		r = make_point(argv, &d, a, &err);
-		if (r < 0)
-			tool_fail(argv[0], &err);
-		r = tool_job_end(r < 0);
-	}
-	close_disks(&d);
-	return r < 0 ? 1 : r;
+	for (int i = 2; r == 0 && i < argc; i++)
+		r = open_disk(set, d, argv[i], a, err);
+	if (r == 0)
+		r = backup_create(set, d->source, d->count, &a->opts, tool_job_begin(&a->progress), &result, err);
+	return r < 0 ? r : backup_create_tell(argv[1], a, &result, NULL);
 }
 
-/* Nobody writes to the disks while we have them open. Whoever made them tells whether they were shut down. */
-static int take_levels(struct create_args *a)
+static int from_files(int argc, char **argv, const struct backup_create_args *a)
 {
-	enum backup_level required = BACKUP_CRASH;
+	struct vhd_open_opts o[BACKUP_DISKS_MAX];
+	struct backup_disks d = { 0 };
+	struct backup_set *set;
+	struct sp_err err = { 0 };
+	int r = backup_set_open(argv[0], argv[1], BACKUP_WRITE | BACKUP_CREATE, &set, &err);
 
+	if (r == 0) {
+		r = make_point(argc, argv, set, &d, a, &err);
+		for (unsigned i = 0; i < d.count; i++)
+			o[i] = (struct vhd_open_opts){ .format = a->format, .image_root = a->image_root };
+		if (a->track)
+			backup_track_settle(set, &d, o);
+		backup_disks_close(&d);
+		backup_set_close(set);
+	}
+	if (r < 0)
+		tool_fail(argv[0], &err);
+	return tool_job_end(r < 0);
+}
+
+/* ---- the verb ------------------------------------------------------------------------------------------ */
+
+/* Nobody writes to files while we have them open. Whoever made them tells whether they were shut down. */
+static int take_levels(struct backup_create_args *a)
+{
 	a->opts.level = BACKUP_OFFLINE;
 	if ((a->level && backup_level_from_name(a->level, &a->opts.level) < 0) ||
-	    (a->require && backup_level_from_name(a->require, &required) < 0)) {
+	    (a->require && backup_level_from_name(a->require, &a->required) < 0)) {
 		fprintf(stderr, "spindle-backup: levels are crash, file-system, application and offline\n");
 		return 1;
 	}
-	if (a->opts.level < required) {
+	if (a->machine && a->required == BACKUP_OFFLINE) {
+		fprintf(stderr, "spindle-backup: a machine that runs is not offline\n");
+		return BACKUP_EXIT_LEVEL;
+	}
+	if (!a->machine && a->opts.level < a->required) {
 		fprintf(stderr, "spindle-backup: the disks are %s-consistent, required is %s\n",
-			backup_level_name(a->opts.level), backup_level_name(required));
+			backup_level_name(a->opts.level), backup_level_name(a->required));
 		return BACKUP_EXIT_LEVEL;
 	}
 	return 0;
 }
 
+static int misused(const char *text)
+{
+	fprintf(stderr, "spindle-backup create: %s\nTry: spindle-backup create --help\n", text);
+	return 1;
+}
+
+static int check(const struct backup_create_args *a, int words)
+{
+	if (a->machine && a->config)
+		return misused("--machine is for one that runs, --config for one that does not");
+	if ((a->machine || a->config) && words > 2)
+		return misused("the disks are the machine's: name no files");
+	if (!a->machine && !a->config && words < 3)
+		return misused("name the disks, or --machine, or --config");
+	if (!a->machine && (a->pre || a->post || a->no_quiesce))
+		return misused("--pre, --post and --no-quiesce need a --machine that runs");
+	if (a->machine && (a->level || a->opts.reasons))
+		return misused("the machine says how consistent its disks are");
+	return 0;
+}
+
+static int run(int argc, char **argv, struct backup_create_args *a)
+{
+	if (a->machine)
+		return backup_create_live(argv, a);
+	return a->config ? backup_create_stopped(argv, a) : from_files(argc, argv, a);
+}
+
 int backup_verb_create(const struct tool_verb *verb, int argc, char **argv)
 {
-	struct create_args a = { .progress.fd = -1 };
+	struct backup_create_args a = { .progress.fd = -1 };
 	const struct tool_opt options[] = {
+		{ 0, "machine", "NAME", "all disks of a machine that runs, as they are at one instant", TOOL_TEXT,
+		  &a.machine },
+		{ 0, "config", "FILE", "all disks of a machine that does not run: its configuration", TOOL_TEXT,
+		  &a.config },
+		{ 0, "no-quiesce", NULL, "ask nobody in the machine to hold still", TOOL_FLAG, &a.no_quiesce },
+		{ 0, "pre", "COMMAND", "runs before the machine's guest is frozen", TOOL_TEXT, &a.pre },
+		{ 0, "post", "COMMAND", "runs after it has been thawed", TOOL_TEXT, &a.post },
+		{ 0, "track", NULL, "record changes of the files from now on, in FILE.track", TOOL_FLAG, &a.track },
 		{ 0, "full", NULL, "copy everything, build on no other point", TOOL_FLAG, &a.opts.full },
 		{ 0, "level", "LEVEL", "how consistent the files are (default: offline, nobody uses them)", TOOL_TEXT,
 		  &a.level },
@@ -164,11 +195,13 @@ int backup_verb_create(const struct tool_verb *verb, int argc, char **argv)
 		TOOL_OPTS_END,
 	};
 	struct backup_key *key;
-	int n = tool_parse(verb, options, argc, argv, 3, 2 + BACKUP_DISKS_MAX), status;
+	int n = tool_parse(verb, options, argc, argv, 2, 2 + BACKUP_DISKS_MAX), status;
 
 	if (n < 0)
 		return tool_parse_exit(verb, n);
-	status = take_levels(&a);
+	status = check(&a, n);
+	if (status == 0)
+		status = take_levels(&a);
 	if (status)
 		return status;
 	if (backup_tool_key(a.key, &key) < 0)

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
-#include "tools/spindle_backup.h"
+#include "tools/spindle_backup_disks.h"
 
 struct restore_args {
 	struct tool_progress progress;
@@ -60,6 +62,29 @@ static int restore_disks(struct backup_set *set, unsigned disks, const char *tar
 	return status;
 }
 
+/* The whole machine: its configuration as well, so that "spindle-vm run --config FOLDER/machine.json" runs it. */
+static int restore_setup(struct backup_set *set, const char *folder, const struct restore_args *a, struct sp_err *err)
+{
+	enum vhd_format_id format = a->format ? a->format : VHD_FORMAT_VHDX;
+	char *real = realpath(folder, NULL);
+	SP_AUTO_FREE char *text = NULL, *path = real ? sp_asprintf("%s/machine.json", real) : NULL;
+	json_object *config = NULL;
+	int r = path ? backup_machine(set, a->point, &text, err) : sp_err_set(err, -ENOMEM, "out of memory");
+
+	if (r == 0 && text)
+		r = backup_setup_files(text, set, a->point, real, ending(format), &config, err);
+	if (r == 0 && config && !a->force && access(path, F_OK) == 0)
+		r = sp_err_set(err, -EEXIST, "%s exists", path);
+	if (r == 0 && config && json_object_to_file_ext(path, config, JSON_C_TO_STRING_PRETTY |
+							JSON_C_TO_STRING_NOSLASHESCAPE) < 0)
+		r = sp_err_set(err, -EIO, "%s: %s", path, json_util_get_last_err());
+	if (r == 0 && config && !a->progress.quiet)
+		printf("%s\n", path);
+	json_object_put(config);
+	free(real);
+	return r;
+}
+
 static int restore(char **argv, const struct restore_args *a)
 {
 	struct backup_point p;
@@ -76,11 +101,13 @@ static int restore(char **argv, const struct restore_args *a)
 				       "with --disk", p.disks);
 		if (r == 0)
 			status = restore_disks(set, p.disks, argv[2], folder, a);
+		if (r == 0 && status == 0 && folder && !a->disk)
+			r = restore_setup(set, argv[2], a, &err);
 		backup_set_close(set);
 	}
 	if (r < 0)
 		tool_fail(argv[0], &err);
-	return status;
+	return r < 0 ? 1 : status;
 }
 
 int backup_verb_restore(const struct tool_verb *verb, int argc, char **argv)
