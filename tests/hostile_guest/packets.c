@@ -265,7 +265,8 @@ void packets_io(struct session *s, unsigned channel)
 	struct vstor_packet v = srb_packet(s, &c);
 	uint32_t offset = VMBUS_PAGE_SIZE + (input_chance(s->in, 3) ? input_below(s->in, 1024) * 4 : 0);
 	/* With one on either side that nobody may touch. */
-	unsigned touched = (offset % VMBUS_PAGE_SIZE + c.len + VMBUS_PAGE_SIZE - 1) / VMBUS_PAGE_SIZE, pages = touched + 2;
+	unsigned touched = (offset % VMBUS_PAGE_SIZE + c.len + VMBUS_PAGE_SIZE - 1) / VMBUS_PAGE_SIZE;
+	unsigned pages = touched + 2;
 	struct request *r = &s->request[(s->requests + 1) % REQUESTS];
 	struct { struct vmbus_gpa_direct_wire head; struct vmbus_gpa_range_wire range; le64_t pfn[CHUNK_PAGES]; } extra;
 	struct vmbus_packet p = { .type = VMBUS_PACKET_INBAND, .flags = VMBUS_PACKET_COMPLETION_WANTED,
