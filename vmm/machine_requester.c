@@ -122,10 +122,10 @@ bool machine_requester_answer(struct machine_requester *r, const struct vmm_snap
 
 void machine_requester_gone(struct machine_requester *r)
 {
-	if (SP_SEED_BUG(VSS_REQUESTER_IMMORTAL))
+	if (!r->writers || SP_SEED_BUG(VSS_REQUESTER_IMMORTAL))
 		return;
+	/* First the end: without its writers the set might go on for less. */
+	vss_abort(r->set, sp_env_monotonic_ns());
 	for (unsigned i = 0; i < r->writers; i++)
 		vss_gone(r->set, r->writer[i].who, sp_env_monotonic_ns());
-	if (r->writers)
-		vss_abort(r->set, sp_env_monotonic_ns());
 }

@@ -78,15 +78,18 @@ static void release(struct player *p)
 	p->held = false;
 }
 
-/* Its end has thawed it, or the end of the connection does. */
+/* Its end has thawed it, or the end of the connection does: nobody knows whether that was before it was told to, so
+ * machines hear of the loss first, and of a thaw that they may wait for after that. */
 static void lose(struct player *p, enum vss_reason why, const char *detail)
 {
 	if (p->fd >= 0)
 		close(p->fd);
 	p->fd = -1;
 	release(p);
+	p->reason = why;
+	if (!SP_SEED_BUG(VSS_LOSS_AFTER_THAW))
+		requester_lost(p->of, p);
 	out(p, why, detail);
-	requester_lost(p->of, p);
 }
 
 /* ---- sockets ------------------------------------------------------------------------------------------ */

@@ -25,6 +25,7 @@ struct vmm_vss_guest {
 	uint8_t next;			/* after what it works on */
 	bool owed;			/* a thaw */
 	bool froze;			/* in this set */
+	bool frozen;			/* said so, and has not been told to thaw */
 };
 
 static void tell(struct vmm_vss_guest *g, uint8_t operation, int res, enum vss_reason why)
@@ -80,6 +81,8 @@ static void answered(void *ctx, int res, uint32_t status)
 	uint8_t operation = g->asked;
 
 	g->asked = OP_NONE;
+	if (operation == OP_FREEZE)
+		g->frozen = res == 0 && !g->owed;
 	if (operation == OP_THAW && res == 0)
 		g->owed = false;
 	else if (operation == OP_THAW)
@@ -127,6 +130,7 @@ static void thaw(void *ctx)
 	struct vmm_vss_guest *g = ctx;
 
 	g->next = OP_NONE;
+	g->frozen = false;
 	if (SP_SEED_BUG(VSS_GUEST_FORGETS) && g->asked)
 		return;
 	g->owed = true;
@@ -177,10 +181,15 @@ void vmm_vss_guest_answer_to(struct vmm_vss_guest *g, vmm_vss_answer_fn answer, 
 	g->ctx = ctx;
 }
 
+/* Thawed by its end: the one that comes after it and answers for it was never frozen. */
 void vmm_vss_guest_reset(struct vmm_vss_guest *g)
 {
-	g->owed = false;
+	bool was_frozen = g->frozen;
+
+	g->owed = g->frozen = false;
 	g->next = OP_NONE;
+	if (was_frozen && !SP_SEED_BUG(VSS_RESET_STAYS_FROZEN))
+		tell(g, OP_FREEZE, -ENOTCONN, VSS_REASON_GONE);
 }
 
 bool vmm_vss_guest_owed(const struct vmm_vss_guest *g)

@@ -23,6 +23,15 @@ start() {
 	fail "the machine does not answer"
 }
 
+# until_made OPTION...: what has failed is still being taken back
+until_made() {
+	for _ in $(seq 100); do
+		! vm snapshot create "$@" >out 2>err || return 0
+		sleep 0.2
+	done
+	fail "no snapshot: $(cat err)"
+}
+
 layers() { vt info --backing-chain --output=json "$1" | json "len(d)"; }
 
 vt create -q a.vhdx 64M
@@ -49,6 +58,39 @@ status 0 vm snapshot create m scripted --pre 'echo pre $SPINDLE_MACHINE $SPINDLE
 equal "$(tr '\n' , <log)" "pre m scripted,post,"
 status 1 vm snapshot create --require=application m refused --pre 'touch pre; exit 3' --post 'touch post'
 [ ! -e pre ] || fail "the script ran although the level could not be reached"
+
+# ---- a requester that is killed -------------------------------------------------------------------------
+# Its script is thawed by the next command; the machine gives the snapshot up without waiting for a deadline.
+status 137 vm snapshot create m killed --pre 'kill -9 $PPID' --post 'echo post $SPINDLE_MACHINE $SPINDLE_SNAPSHOT >late'
+[ ! -e late ] || fail "who has run it?"
+ls run/spindle/frozen-* >/dev/null || fail "nothing on record"
+begin=$SECONDS
+status 0 vm snapshot recover
+says err "thawed"
+equal "$(cat late)" "post m killed"
+! ls run/spindle/frozen-* 2>/dev/null || fail "still on record"
+until_made m after
+[ $((SECONDS - begin)) -lt 15 ] || fail "the machine still waits for the dead"
+rm late
+status 0 vm snapshot recover
+[ ! -e late ] || fail "paid twice"
+status 0 vm snapshot delete m after
+
+# ---- a script that hangs, a writer that is not there, a signal -------------------------------------------
+begin=$SECONDS
+status 1 vm snapshot create --freeze-timeout=2 m slow --pre 'sleep 100' --post 'touch woken'
+[ $((SECONDS - begin)) -lt 30 ] && [ -e woken ] || fail "a script that hangs holds everything up"
+until_made --writer=nobody.sock m alone --output=json
+equal "$(json '[(w["name"], w["frozen"], w["reason"]) for w in d["writers"]]' <out)" \
+	"[('guest', False, 'no-channel'), ('nobody.sock', False, 'unreachable')]"
+status 0 vm snapshot delete m alone
+"$SPINDLE_VM" snapshot create m signalled --pre 'touch begun; sleep 5' --post 'touch ended' >out 2>err &
+client=$!
+until [ -e begun ]; do sleep 0.05; done
+kill -TERM $client
+wait $client && fail "an aborted snapshot" || true
+[ -e ended ] || fail "the post script did not run"
+says err aborted
 
 # ---- list ---------------------------------------------------------------------------------------------
 status 0 vm snapshot list m --output=json

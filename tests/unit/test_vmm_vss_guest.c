@@ -239,6 +239,18 @@ static void reset_pays(void **state)
 	end("25", "check good, freeze good, thaw writer-gone");
 }
 
+/* Whoever answers after a reset was never frozen, however quickly it is there. */
+static void reset_while_frozen(void **state)
+{
+	frozen();
+	vmm_vss_guest_reset(t.guest);
+	assert_string_equal(t.heard, "check good, freeze good, freeze writer-gone");
+	vmm_vss_guest_reset(t.guest);
+	thaw();
+	answer(0);
+	end("256", "check good, freeze good, freeze writer-gone, thaw good");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -246,6 +258,7 @@ int main(void)
 		cmocka_unit_test(no_daemon), cmocka_unit_test(late_freeze), cmocka_unit_test(busy_with_the_last_set),
 		cmocka_unit_test(refused_thaw_is_owed), cmocka_unit_test(channel_closes),
 		cmocka_unit_test(closes_while_freezing), cmocka_unit_test(reset_pays),
+		cmocka_unit_test(reset_while_frozen),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
