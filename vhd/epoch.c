@@ -2,6 +2,9 @@
 #include "vhd/epoch.h"
 
 #include <string.h>
+#include <sys/eventfd.h>
+
+#include "base/seed.h"
 
 int epoch_init(struct epoch *e)
 {
@@ -25,6 +28,7 @@ void epoch_fini(struct epoch *e)
 
 void epoch_join(struct epoch *e, struct epoch_member *m)
 {
+	atomic_store(&m->bell, -1);
 	pthread_mutex_lock(&e->lock);
 	m->next = e->members;
 	e->members = m;
@@ -100,11 +104,25 @@ void epoch_close_gate(struct epoch *e)
 	atomic_fetch_add(&e->gate, 1);
 }
 
+/* A member hangs up its bell, then looks at the gate again: either it sees it open, or its bell is seen here. */
+static void ring_locked(struct epoch *e)
+{
+	for (struct epoch_member *m = e->members; m; m = m->next) {
+		int fd = SP_SEED_BUG(GATE_OPENS_SILENTLY) ? -1 : atomic_exchange(&m->bell, -1);
+
+		if (fd >= 0 && eventfd_write(fd, 1) < 0) {
+			/* EAGAIN: the counter is full, it is ringing anyway. */
+		}
+	}
+}
+
 void epoch_open_gate(struct epoch *e)
 {
 	pthread_mutex_lock(&e->lock);
-	if (atomic_fetch_sub(&e->gate, 1) == 1)
+	if (atomic_fetch_sub(&e->gate, 1) == 1) {
 		pthread_cond_broadcast(&e->opened);
+		ring_locked(e);
+	}
 	pthread_mutex_unlock(&e->lock);
 }
 

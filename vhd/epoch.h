@@ -18,6 +18,7 @@
 
 struct epoch_member {
 	_Alignas(64) _Atomic unsigned inside[2];
+	_Atomic int bell;		/* eventfd to ring once when the gate opens; -1: nobody waits for it */
 	struct epoch_member *next;	/* under epoch.lock */
 };
 

@@ -24,6 +24,9 @@
 #include "vhd/live_int.h"
 #include "vhd/track.h"
 
+#define AHEAD_ROUNDS 6
+#define AHEAD_NS 2000000u
+
 /* ---- gates --------------------------------------------------------------------------------------- */
 
 static void open_gates(struct vhd_live_set *set)
@@ -143,10 +146,29 @@ static void put_points(struct vhd_live_set *set)
 								       NULL);
 }
 
+/* So that little is left to do while I/O waits: what is written during one flush is the work of the next, as long as
+ * they become shorter. */
+static int flush_ahead(struct vhd_live_set *set, struct sp_err *err)
+{
+	uint64_t before = UINT64_MAX;
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < AHEAD_ROUNDS; i++) {
+		uint64_t start = sp_env_monotonic_ns(), took;
+
+		r = flush_all(set, err);
+		took = sp_env_monotonic_ns() - start;
+		if (took < AHEAD_NS || took > before / 4 * 3)
+			break;
+		before = took;
+	}
+	return r;
+}
+
 static int cut_drained(struct vhd_live_set *set, struct vhd_live_timing *t, struct sp_err *err)
 {
 	uint64_t start;
-	int r = flush_all(set, err);	/* so that little is left to do while I/O waits */
+	int r = flush_ahead(set, err);
 
 	if (r < 0)
 		return r;

@@ -75,6 +75,7 @@ struct vhd_queue {
 	pthread_mutex_t mail_lock;	/* the committer thread brings finished work */
 	struct slot *mail;
 	int fd;				/* the ring's eventfd; -1 until a bell is needed, it costs each completion */
+	bool at_gate;			/* something waits for the gate to open */
 	bool polled;			/* the caller has been given it: it has to ring from then on */
 };
 
@@ -219,7 +220,7 @@ static void collect_mail(struct vhd_queue *q)
 			slot_finish(s);
 		}
 	}
-	if (q->working == 0 && !q->polled)
+	if (q->working == 0 && !q->polled && !q->at_gate)
 		store_ring_silence(q->ring, true);
 	if (marked)
 		store_ring_kick(q->ring);	/* nobody else knows of them */
@@ -484,6 +485,31 @@ static void slot_start(struct slot *s)
 		slot_work(s);
 }
 
+/* At a closed gate: asks to be woken when it opens, since nothing of ours may be on its way that could. */
+static int wait_at_gate(struct vhd_queue *q)
+{
+	int phase;
+
+	if (q->fd < 0)
+		q->fd = store_ring_fd(q->ring);
+	if (q->fd < 0)
+		return -1;		/* nobody can sleep on it then */
+	store_ring_silence(q->ring, false);
+	q->at_gate = true;
+	atomic_store(&q->member.bell, q->fd);
+	phase = epoch_try_enter(&q->d->epoch, &q->member);
+	if (phase >= 0)
+		atomic_store(&q->member.bell, -1);
+	return phase;
+}
+
+static void passed_gate(struct vhd_queue *q)
+{
+	q->at_gate = false;
+	if (q->working == 0 && !q->polled)
+		store_ring_silence(q->ring, true);
+}
+
 /* Requests that waited for a slot or for the gate, in order. */
 static void start_waiting(struct vhd_queue *q)
 {
@@ -493,7 +519,11 @@ static void start_waiting(struct vhd_queue *q)
 		int phase = epoch_try_enter(&q->d->epoch, &q->member);
 
 		if (phase < 0)
+			phase = wait_at_gate(q);
+		if (phase < 0)
 			return;
+		if (q->at_gate)
+			passed_gate(q);
 		q->waiting = req->next;
 		if (!q->waiting)
 			q->waiting_tail = &q->waiting;

@@ -105,6 +105,7 @@ class Bench:
         self.tool = os.path.join(self.build, 'tools/vhd-tool')
         self.backup = os.path.join(self.build, 'tools/spindle-backup')
         self.queue = os.path.join(self.build, 'tests/peers/spindle-bench')
+        self.live = os.path.join(self.build, 'tests/peers/spindle-bench-live')
         self.ring = os.path.join(self.build, 'tests/peers/spindle-bench-ring')
         self.mount = os.path.join(self.build, 'fuse/vhd-mount')
         self.quick = args.quick
@@ -782,6 +783,58 @@ def ring_latency(bench, image):
 
 # ---- all together -------------------------------------------------------------------------------------
 
+# ---- row: live ----------------------------------------------------------------------------------------
+
+
+def live_side(bench, key, unit, *argv):
+    folder = bench.path('live')
+
+    def fresh():
+        shutil.rmtree(folder, ignore_errors=True)
+        os.mkdir(folder)
+
+    return Side([bench.live, *argv, folder], lambda r: (json_in(r.out)[key], 1), fresh, 'spindle')
+
+
+def row_live(bench):
+    count = '--count=%d' % (50 if bench.quick else 100)
+    # A medium that has to take 600 MiB a second of random writes at once is the figure then, not the snapshot.
+    load = ['--iops=4000'] if bench.where == 'disk' else []
+    for key, what, goal in (('gap-p99-ms', 'longest gap around a snapshot, 99 % of them', 10),
+                            ('quiet-p99-ms', 'the same without a snapshot', None)):
+        bench.limit(what, live_side(bench, key, 'ms', 'gap', count, *load), goal, 'ms')
+    for key, what, goal in (('freeze-median-ms', 'freeze to thaw, 2 disks, median', 20),
+                            ('freeze-p99-ms', 'freeze to thaw, 2 disks, 99 % of them', 100)):
+        bench.limit(what, live_side(bench, key, 'ms', 'freeze', '--disks=2', count, *load), goal, 'ms')
+    size = 256 * MIB if bench.quick else 512 * MIB
+    bench.room(4 * size)
+    bench.part(live_merge, bench, size, 0, 'unthrottled', 0.5)
+    bench.part(live_merge, bench, size, MERGE_RATE, 'at the default rate', 0.85)
+
+
+MERGE_RATE = 64 * MIB       # of spindle-vm snapshot delete
+
+
+def live_merge(bench, size, rate, how, goal):
+    """Both figures of a pair come from one process, one right after the other."""
+    folder = bench.path('live')
+    shutil.rmtree(folder, ignore_errors=True)
+    os.mkdir(folder)
+    argv = [bench.live, 'merge', '--size=%d' % size, '--rate=%d' % rate, '--count=%d' % bench.runs, folder]
+    done = run(argv)
+    said = json_in(done.out)
+    ours, peer = (Side(argv, None, name=name) for name in ('merging', 'quiet'))
+    ours.values, peer.values = said['merging-iops'], said['quiet-iops']
+    what = '4 KiB randwrite QD32 while a merge runs %s' % how
+    bench.heading()
+    print(' - %s\n   $ %s' % (what, shlex.join(argv)))
+    pairs = [a / b for a, b in zip(ours.values, peer.values)]
+    bench.add(what, 'IO/s', ours.report(), peer.report(), statistics.median(pairs), goal, (min(pairs), max(pairs)))
+    print('   %s, quiet %s: ratio %.2f%s' % (number(ours.median(), 'IO/s'), number(peer.median(), 'IO/s'),
+                                             statistics.median(pairs), verdict(bench.results[-1])))
+    shutil.rmtree(folder)
+
+
 # ---- row: backup --------------------------------------------------------------------------------------
 
 
@@ -835,7 +888,8 @@ def backup_incremental(bench, source):
 
 
 ROWS = {'random': row_random, 'track': row_track, 'chain': row_chain, 'allocate': row_allocate,
-        'convert': row_convert, 'empty': row_empty, 'open': row_open, 'mount': row_mount, 'ring': row_ring, 'backup': row_backup}
+        'convert': row_convert, 'empty': row_empty, 'open': row_open, 'mount': row_mount, 'ring': row_ring,
+        'live': row_live, 'backup': row_backup}
 PLACES = {'tmpfs': '/dev/shm', 'disk': '/var/tmp'}
 
 
@@ -923,7 +977,8 @@ def set_priority(nice):
 def main():
     bench = Bench(parse(sys.argv[1:]))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # so that the files go away
-    for program in (bench.tool, bench.backup, bench.queue, bench.ring, bench.mount):
+    for program in (bench.tool, bench.backup, bench.queue, bench.ring, bench.live,
+                    bench.mount):
         if not os.access(program, os.X_OK):
             sys.exit('bench: %s is missing; build it with: ninja -C %s' % (program, bench.args.build))
     set_priority(bench.args.nice)

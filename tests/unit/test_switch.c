@@ -3,11 +3,13 @@
 #include "tests/unit/chain_fixture.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define SIZE SP_MIB(16)
 #define THREADS 3
@@ -312,6 +314,48 @@ static void the_gate_holds(void **state)
 
 static const enum vhd_format_id raw = VHD_FORMAT_RAW, vhd1 = VHD_FORMAT_VHD, vhdx = VHD_FORMAT_VHDX;
 
+static void *open_soon(void *arg)
+{
+	usleep(20000);
+	vhd_disk_resume(arg);
+	return NULL;
+}
+
+/* Who sleeps on the descriptor of a queue whose requests all wait at the gate is woken when it opens. */
+static void the_gate_rings(void **state)
+{
+	struct store_folder *f = folder_new();
+	struct iovec iov = { (void *)(uintptr_t)"0123456789abcdef", 16 };
+	int res = 1;
+	struct vhd_req req = {
+		.op = VHD_REQ_WRITE, .len = 16, .iov = &iov, .iovcnt = 1, .buf_index = -1, .complete = done,
+		.user = &res,
+	};
+	struct vhd_queue *q;
+	struct pollfd p = { .events = POLLIN };
+	struct vhd_disk *d;
+	pthread_t thread;
+
+	(void)state;
+	make_base(f, "disk", VHD_FORMAT_VHDX, SIZE, 0, 512);
+	d = open_rw(f, "disk");
+	assert_int_equal(vhd_queue_new(d, NULL, &q, NULL), 0);
+	assert_int_equal(vhd_disk_drain(d, 1000), 0);
+	vhd_queue_submit(q, &req);
+	assert_int_equal(vhd_queue_poll(q), 0);
+	p.fd = vhd_queue_fd(q);
+	assert_int_equal(poll(&p, 1, 0), 0);
+	assert_int_equal(pthread_create(&thread, NULL, open_soon, d), 0);
+	assert_int_equal(poll(&p, 1, 5000), 1);
+	while (res == 1)
+		assert_true(vhd_queue_poll(q) >= 0);
+	assert_int_equal(res, 0);
+	pthread_join(thread, NULL);
+	vhd_queue_free(q);
+	must(vhd_disk_close(d, &(struct sp_err){ 0 }), &(struct sp_err){ 0 });
+	store_folder_close(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -324,6 +368,7 @@ int main(void)
 		{ "not a child (vhd)", not_a_child, NULL, NULL, (void *)(uintptr_t)&vhd1 },
 		{ "not a child (vhdx)", not_a_child, NULL, NULL, (void *)(uintptr_t)&vhdx },
 		cmocka_unit_test(the_gate_holds),
+		cmocka_unit_test(the_gate_rings),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
