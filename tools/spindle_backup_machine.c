@@ -410,7 +410,8 @@ static int refuse_unfinished(const struct backup_setup *s, struct sp_err *err)
 		SP_AUTO_FREE char *record = sp_asprintf("%s.live", s->disk[i].file);
 
 		if (record && access(record, F_OK) == 0)
-			return sp_err_set(err, -EBUSY, "%s: a snapshot was interrupted; start the machine once, it puts that "
+			return sp_err_set(err, -EBUSY,
+					  "%s: a snapshot was interrupted; start the machine once, it puts that "
 					  "in order", s->disk[i].file);
 	}
 	return 0;

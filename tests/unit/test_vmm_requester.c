@@ -228,7 +228,8 @@ static const struct record {
 } torn_records[] = {
 	{ "empty record", "", 0 },
 	{ "torn record", "{\"who\":0,\"post\":\"touch pa", 0 },
-	{ "thawed on record", "{\"who\":0,\"post\":\"touch paid\",\"machine\":\"m\",\"snapshot\":\"s\"}\n{\"who\":0}\n", 0 },
+	{ "thawed on record", "{\"who\":0,\"post\":\"touch paid\",\"machine\":\"m\",\"snapshot\":\"s\"}\n"
+	  "{\"who\":0}\n", 0 },
 	{ "record of nonsense", "[]\n7\n{\"who\":-1}\n{\"who\":99999}\n{\"who\":\"x\"}\nnull\n", 0 },
 	{ "writer that is no more", "{\"who\":1,\"writer\":\"/nonexistent\"}\n", 0 },
 	{ "script that fails", "{\"who\":1,\"post\":\"exit 1\",\"machine\":\"m\",\"snapshot\":\"s\"}\n", 1 },
@@ -454,7 +455,8 @@ int main(void)
 	static const struct single_row singles[] = {
 		{ "on record before the first script", record_first }, { "a script that fails", script_fails },
 		{ "killed while frozen", killed }, { "the machine's side", machine_side },
-		{ "a writer is lost", machine_side_lost }, { "the requester goes: freezing", owner_gone_while_freezing },
+		{ "a writer is lost", machine_side_lost },
+		{ "the requester goes: freezing", owner_gone_while_freezing },
 		{ "the requester goes: thawing", owner_gone_while_thawing },
 	};
 
