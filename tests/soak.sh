@@ -4,7 +4,7 @@
 #
 #   tests/soak.sh BUILD	hours by SPINDLE_SOAK_HOURS (default 8); ends at the first failure
 set -eu
-build=$1
+build=$(realpath "$1")
 end=$(($(date +%s) + ${SPINDLE_SOAK_HOURS:-8} * 3600))
 round=0
 while [ "$(date +%s)" -lt "$end" ]; do
@@ -16,6 +16,9 @@ while [ "$(date +%s)" -lt "$end" ]; do
 	"$build/tests/hostile_guest/provider" --mutations 20000000 --seed "$seed"
 	"$build/tests/hostile_guest/vmm_exits" --exits 20000000 --seed "$seed" >/dev/null
 	SPINDLE_FLIP_SECONDS=60 SPINDLE_TEST_SEED=$seed "$build/tests/hostile_guest/races"
+	tests/database/run.sh "$build/tests/database/database" 200
+	VHD_TOOL=$build/tools/vhd-tool SPINDLE_VM=$build/vmm/spindle-vm VSS_APP=$build/tests/tool/vss_app \
+		VSS_GUESTS=$build/tests/bare tests/tool/vss_matrix.py
 	SPINDLE_FUZZ_SECONDS=300 SPINDLE_FUZZ_SEED="$seed" tests/fuzz/run.sh
 done
 echo "soak: $round rounds, nothing found"

@@ -154,20 +154,20 @@ static void thawed(struct player *p, bool early, const char *detail)
 
 static void on_answer(struct player *p, const struct vss_wire *m)
 {
-	bool last = le32_get(m->serial) == p->serial;
 	unsigned type = le16_get(m->type);
+	uint32_t serial = le32_get(m->serial);
 
-	if (type == VSS_WIRE_THAWED && le32_get(m->serial) == 0)
-		thawed(p, true, m->text);
-	else if (!last)
+	if (serial && serial != p->serial)
 		return;			/* to what nobody waits for any more */
-	else if (type == VSS_WIRE_READY && p->state == PLAY_CHECKING)
+	if (!serial && type == VSS_WIRE_THAWED && p->held)
+		thawed(p, true, m->text);
+	else if (serial && type == VSS_WIRE_READY && p->state == PLAY_CHECKING)
 		become(p, PLAY_READY);
-	else if (type == VSS_WIRE_FROZEN && p->state == PLAY_FREEZING)
+	else if (serial && type == VSS_WIRE_FROZEN && p->state == PLAY_FREEZING)
 		become(p, PLAY_FROZEN);
-	else if (type == VSS_WIRE_REFUSED && (p->state == PLAY_CHECKING || p->state == PLAY_FREEZING))
+	else if (serial && type == VSS_WIRE_REFUSED && (p->state == PLAY_CHECKING || p->state == PLAY_FREEZING))
 		out(p, p->state == PLAY_CHECKING ? VSS_REASON_REFUSED : VSS_REASON_FREEZE_ERROR, m->text);
-	else if (type == VSS_WIRE_THAWED && p->state == PLAY_THAWING)
+	else if (serial && type == VSS_WIRE_THAWED && p->state == PLAY_THAWING)
 		thawed(p, le32_get(m->value) != 0, m->text);
 	else
 		lose(p, VSS_REASON_GONE, "it does not keep to the protocol");

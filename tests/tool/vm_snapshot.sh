@@ -61,7 +61,12 @@ status 1 vm snapshot create --require=application m refused --pre 'touch pre; ex
 
 # ---- a requester that is killed -------------------------------------------------------------------------
 # Its script is thawed by the next command; the machine gives the snapshot up without waiting for a deadline.
-status 137 vm snapshot create m killed --pre 'kill -9 $PPID' --post 'echo post $SPINDLE_MACHINE $SPINDLE_SNAPSHOT >late'
+"$SPINDLE_VM" snapshot create m killed --pre 'until [ -s victim ]; do sleep 0.01; done; kill -9 $(cat victim)' \
+	--post 'echo post $SPINDLE_MACHINE $SPINDLE_SNAPSHOT >late' &
+client=$!
+echo $client >victim.new
+mv victim.new victim
+status 137 wait $client
 [ ! -e late ] || fail "who has run it?"
 ls run/spindle/frozen-* >/dev/null || fail "nothing on record"
 begin=$SECONDS

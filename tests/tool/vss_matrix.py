@@ -110,8 +110,6 @@ class Cell:
 
     def deed(self):
         number = 'KILL' if self.how == 'kill' else 'STOP'
-        if self.victim == 'writer':
-            return 'kill -%s $PPID' % number
         if self.victim == 'guest':
             return '%s %s m' % (VM, 'reset' if self.how == 'kill' else 'pause')
         return 'while [ ! -e %s.pid ]; do sleep 0.01; done; kill -%s $(cat %s.pid)' % (
