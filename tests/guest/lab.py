@@ -93,7 +93,7 @@ def outer_disk(options, kernel, work, path):
     tree = Tree()
     tree.folder('dev', 'proc', 'sys', 'run', 'tmp', 'mnt', 'scratch', 'var/run', 'etc')
     build = options.build
-    ours = [build + '/tools/vhd-tool', build + '/fuse/vhd-mount', options.vmm]
+    ours = [build + '/tools/vhd-tool', build + '/tools/spindle-backup', build + '/fuse/vhd-mount', options.vmm]
     for name in ours + L1_PROGRAMS + options.with_programs:
         tree.program(name)
     tree.busybox()

@@ -81,7 +81,11 @@ while read -r answer command argument </dev/console; do
 		(sleep "$argument"; kill -CONT "$(pidof hv_vss_daemon)") &
 		;;
 	write)
-		check "the guest goes on writing" soon 30 later $(($(marked) + 10))
+		check "the guest goes on writing" soon 90 later $(($(marked) + 10))
+		;;
+	change)
+		dd if=/dev/urandom of=/mnt/changed bs=100003 count=20 conv=fsync status=none
+		sha256sum /mnt/changed | sed 's|/mnt/||' >/mnt/changed.sum
 		;;
 	frozen)
 		check "frozen $argument times by the daemon" same "$(said 'op=FREEZE: succeeded')" "$argument"
