@@ -166,9 +166,8 @@ static void submit(struct writer *w, struct slot *s)
 	vhd_queue_submit(w->queue, &s->req);
 }
 
-int load_write(struct load *l, const char *path, unsigned flags, uint64_t seed)
+int load_run(struct load *l, struct vhd_disk *d, uint64_t seed, atomic_bool *stop)
 {
-	struct vhd_open_opts o = { .flags = flags | VHD_OPEN_WRITE };
 	struct vhd_queue_opts qo = { .depth = DEPTH };
 	struct writer *w = calloc(1, sizeof(*w));
 	struct sp_err err = { 0 };
@@ -177,13 +176,12 @@ int load_write(struct load *l, const char *path, unsigned flags, uint64_t seed)
 	if (!w)
 		abort();
 	w->l = l;
+	w->disk = d;
 	rng_init(&w->rng, seed);
-	r = vhd_disk_open(path, &o, &w->disk, &err);
-	if (r == 0)
-		r = vhd_queue_new(w->disk, &qo, &w->queue, &err);
+	r = vhd_queue_new(d, &qo, &w->queue, &err);
 	if (r < 0)
 		fprintf(stderr, "load: %s\n", sp_err_text(&err));
-	while (r == 0 && w->error == 0) {
+	while (r == 0 && w->error == 0 && !(stop && atomic_load(stop))) {
 		for (unsigned i = 0; i < DEPTH; i++) {
 			if (!w->slot[i].busy)
 				submit(w, &w->slot[i]);
@@ -196,13 +194,29 @@ int load_write(struct load *l, const char *path, unsigned flags, uint64_t seed)
 	if (w->queue)
 		vhd_queue_free(w->queue);
 	atomic_store(&l->error, r);
-	/* Once more, in peace: after a lost write nothing may be called durable. */
-	if (w->disk && vhd_disk_poisoned(w->disk) < 0 && vhd_disk_flush(w->disk) == 0)
-		atomic_store(&l->error, -ESTALE);
-	if (w->disk && vhd_disk_close(w->disk, NULL) == 0 && r == -EIO)
-		atomic_store(&l->error, -ESTALE);
 	free(w->done);
 	free(w);
+	return r;
+}
+
+int load_write(struct load *l, const char *path, unsigned flags, uint64_t seed)
+{
+	struct vhd_open_opts o = { .flags = flags | VHD_OPEN_WRITE };
+	struct sp_err err = { 0 };
+	struct vhd_disk *d;
+	int r = vhd_disk_open(path, &o, &d, &err);
+
+	if (r < 0) {
+		fprintf(stderr, "load: %s\n", sp_err_text(&err));
+		atomic_store(&l->error, r);
+		return r;
+	}
+	r = load_run(l, d, seed, NULL);
+	/* Once more, in peace: after a lost write nothing may be called durable. */
+	if (vhd_disk_poisoned(d) < 0 && vhd_disk_flush(d) == 0)
+		atomic_store(&l->error, -ESTALE);
+	if (vhd_disk_close(d, NULL) == 0 && r == -EIO)
+		atomic_store(&l->error, -ESTALE);
 	return r;
 }
 

@@ -32,6 +32,8 @@ void load_free(struct load *l);
 
 /* Opens @path and writes; returns only after an error, with it. @flags: VHD_OPEN_*. */
 int load_write(struct load *l, const char *path, unsigned flags, uint64_t seed);
+/* The same on a disk that is open, which stays open; also ends when *stop becomes true. */
+int load_run(struct load *l, struct vhd_disk *d, uint64_t seed, atomic_bool *stop);
 /* Writes every cell once, flushes and closes: content for operations on whole images. 0 or negative errno. */
 int load_fill(struct load *l, const char *path, unsigned every, unsigned from);
 
