@@ -126,7 +126,8 @@ def qemu_command(options, kernel, initrd, disk, scenarios):
     line = ('console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check lab.scenarios=' +
             ','.join(scenarios))
     return [program('qemu-system-x86_64'), '-accel', options.accel, '-cpu', 'EPYC-Milan,+svm,+npt', '-M', 'q35',
-            '-smp', str(options.smp), '-m', str(options.mem), '-nographic', '-no-reboot', '-nodefaults', '-net', 'none', *options.qemu,
+            '-smp', str(options.smp), '-m', str(options.mem), '-nographic', '-no-reboot', '-nodefaults',
+            '-net', 'none', *options.qemu,
             '-serial', 'stdio', '-kernel', kernel.image, '-initrd', initrd, '-append', line,
             '-drive', 'if=virtio,format=raw,cache=unsafe,file=' + disk]
 
@@ -224,7 +225,8 @@ def run(options):
         print('# %3d s: images made, kernel %s' % (time.monotonic() - results.started, kernel.release), flush=True)
         ended = run_outer(options, kernel, work, log, results)
         for name, place in options.take:
-            subprocess.run([program('debugfs'), '-R', 'dump %s %s' % (name, place), disk], check=True,
+            verb = 'rdump' if name.endswith('/') else 'dump'
+            subprocess.run([program('debugfs'), '-R', '%s %s %s' % (verb, name.rstrip('/'), place), disk], check=True,
                            stderr=subprocess.DEVNULL)
         if options.keep:
             shutil.copy(disk, os.path.join(folder, 'kept-disk'))
@@ -264,7 +266,7 @@ def main():
     parser.add_argument('--mem', type=int, default=2048, help='MiB of level 1')
     parser.add_argument('--timeout', type=int, default=1700, help='seconds for all of level 1')
     parser.add_argument('--take', nargs=2, action='append', default=[], metavar=('FILE', 'PLACE'),
-                        help='a file of level 1 to fetch in the end')
+                        help='a file of level 1, or a folder (NAME/) to fetch in the end, into PLACE')
     parser.add_argument('--prepare', metavar='FOLDER', help="only put the guest's kernel and initial RAM disk there")
     parser.add_argument('--keep', action='store_true', help='keep the disk of level 1 as BUILD/guest/kept-disk')
     options = parser.parse_args()

@@ -2,7 +2,7 @@
 # What scenarios use in level 1: checks, and one machine at a time with its console in the file "console".
 #
 # A guest script says "@step NAME" and waits; the scenario answers with vm_go. Lines that begin with "@lab" are results.
-guest=/lab/guest
+guest=${guest:-/lab/guest}
 vm=
 
 say() { echo "@lab # $*"; }
