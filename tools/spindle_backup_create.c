@@ -153,8 +153,8 @@ static int check(const struct backup_create_args *a, int words)
 		return misused("the disks are the machine's: name no files");
 	if (!a->machine && !a->config && words < 3)
 		return misused("name the disks, or --machine, or --config");
-	if (!a->machine && (a->pre || a->post || a->no_quiesce))
-		return misused("--pre, --post and --no-quiesce need a --machine that runs");
+	if (!a->machine && (a->pre || a->post || a->writers || a->no_quiesce))
+		return misused("--pre, --post, --writer and --no-quiesce need a --machine that runs");
 	if (a->machine && (a->level || a->opts.reasons))
 		return misused("the machine says how consistent its disks are");
 	return 0;
@@ -165,6 +165,16 @@ static int run(int argc, char **argv, struct backup_create_args *a)
 	if (a->machine)
 		return backup_create_live(argv, a);
 	return a->config ? backup_create_stopped(argv, a) : from_files(argc, argv, a);
+}
+
+static int add_writer(void *target, const char *value, struct sp_err *err)
+{
+	struct backup_create_args *a = target;
+
+	if (a->writers == VM_SET_WRITERS_MAX)
+		return sp_err_set(err, -E2BIG, "at most %u writers are possible", VM_SET_WRITERS_MAX);
+	a->writer[a->writers++] = value;
+	return 0;
 }
 
 int backup_verb_create(const struct tool_verb *verb, int argc, char **argv)
@@ -178,6 +188,8 @@ int backup_verb_create(const struct tool_verb *verb, int argc, char **argv)
 		{ 0, "no-quiesce", NULL, "ask nobody in the machine to hold still", TOOL_FLAG, &a.no_quiesce },
 		{ 0, "pre", "COMMAND", "runs before the machine's guest is frozen", TOOL_TEXT, &a.pre },
 		{ 0, "post", "COMMAND", "runs after it has been thawed", TOOL_TEXT, &a.post },
+		{ 0, "writer", "SOCKET", "an application on the host that holds still, or a folder of such", TOOL_CALL,
+		  &a, add_writer },
 		{ 0, "track", NULL, "record changes of the files from now on, in FILE.track", TOOL_FLAG, &a.track },
 		{ 0, "full", NULL, "copy everything, build on no other point", TOOL_FLAG, &a.opts.full },
 		{ 0, "level", "LEVEL", "how consistent the files are (default: offline, nobody uses them)", TOOL_TEXT,

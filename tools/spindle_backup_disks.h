@@ -8,6 +8,7 @@
 #include <json-c/json.h>
 
 #include "tools/spindle_backup.h"
+#include "vmm/requester.h"
 
 struct backup_create_args {
 	struct tool_progress progress;
@@ -17,6 +18,8 @@ struct backup_create_args {
 	const char *key, *require, *level, *image_root;
 	const char *machine, *config;	/* NULL: disks are files on the command line */
 	const char *pre, *post;
+	const char *writer[VM_SET_WRITERS_MAX];	/* sockets, or folders of them */
+	unsigned writers;
 	bool no_quiesce, track, json;
 };
 

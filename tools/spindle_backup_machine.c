@@ -164,7 +164,9 @@ static int clean(struct live *l, struct sp_err *err)
 /* Whether the set failed because no better level was to be had: not for time, disks or somebody's wish. */
 static bool level_failed(json_object *result)
 {
-	static const char *const other[] = { "none", "hold-overrun", "thaw", "snapshot", "prepare-timeout", "aborted" };
+	static const char *const other[] = {
+		"none", "hold-overrun", "thaw-failed", "snapshot-failed", "prepare-timeout", "aborted",
+	};
 	const char *reason = text_at(result, "reason");
 
 	for (unsigned i = 0; i < sizeof(other) / sizeof(*other); i++)
@@ -177,7 +179,8 @@ static int take_snapshot(struct live *l, struct sp_err *err)
 {
 	struct vm_set_opts o = {
 		.snapshot = l->snapshot, .require = l->a->require, .no_quiesce = l->a->no_quiesce, .pre = l->a->pre,
-		.post = l->a->post, .say = say, .more = json_object_new_object(),
+		.post = l->a->post, .writer = l->a->writer, .writers = l->a->writers, .say = say,
+		.more = json_object_new_object(),
 	};
 	struct vm_set_machine m = { .name = l->a->machine, .client = l->client };
 	int r;

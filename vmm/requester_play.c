@@ -16,6 +16,7 @@
 
 #include "base/env.h"
 #include "base/seed.h"
+#include "base/utf8.h"
 #include "vmm/requester_int.h"
 
 #define HELLO_MS 2000u
@@ -173,11 +174,17 @@ static void on_answer(struct player *p, const struct vss_wire *m)
 		lose(p, VSS_REASON_GONE, "it does not keep to the protocol");
 }
 
+/* It goes into what people and JSON parsers read. */
 static void clean_text(char *text)
 {
-	for (; *text; text++)
-		if ((unsigned char)*text < ' ' || *text == 127)
-			*text = '?';
+	uint32_t cp;
+	unsigned len;
+
+	for (; *text; text += len ? len : 1) {
+		len = sp_utf8_next(text, &cp);
+		if (!len || cp < ' ' || cp == 127 || sp_is_surrogate(cp))
+			memset(text, '?', len ? len : 1);
+	}
 }
 
 static void on_message(struct player *p)

@@ -100,6 +100,8 @@ equal "$(text r2/data.vhdx 1048576 4)" data
 status 0 sb create repo web --machine m --pre 'echo pre >>log' --post 'echo post >>log'
 equal "$(tr '\n' , <log)" "pre,post,"
 status 3 sb create repo web --machine m --require application
+status 3 sb create repo web --machine m --require application --writer nobody.sock
+says err "nobody.sock"
 status 3 sb create repo web --machine m --require file-system
 status 3 sb create repo web --machine m --require offline
 status 1 sb create repo web --machine other
