@@ -90,7 +90,7 @@ int vhd_disk_push_leaf(struct vhd_disk *d, struct vhd_image *leaf, struct sp_err
 	r = disk_flush(d);
 	if (r < 0)
 		return sp_err_set(err, r, "cannot flush the present leaf");
-	path = sp_strdup(leaf->name);
+	path = sp_asprintf("%s/%s", d->root, leaf->name);
 	if (!path || disk_leaf_reserve(d) < 0) {
 		sp_free(path);
 		return sp_err_set(err, -ENOMEM, "out of memory");

@@ -18,10 +18,14 @@
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "vhd/disk_int.h"
+#include "vhd/live.h"
+#include "vhd/track.h"
 
 #define MAX_DEPTH 8
 #define MAX_LAYERS 14
 #define IO_MAX (384u << 10)
+#define POINTS 3
+#define UNIT SP_KIB(64)
 
 struct config {
 	const char *name;
@@ -49,7 +53,15 @@ struct run {
 	struct store_folder *folder;
 	struct vhd_disk *disk;
 	struct vhd_queue *queue;
-	unsigned layers;
+	unsigned layers, leaf;		/* how many; number in the name of the topmost */
+	unsigned snapshots;		/* live ones so far */
+	bool tracked;
+	struct point {
+		char name[24];		/* "": none */
+		uint8_t *truth;		/* as it was then */
+	} point[POINTS];
+	unsigned points;
+	uint64_t answers, exact, merges;
 	uint8_t *truth, *buf;
 	uint64_t op;
 	const char *doing;
@@ -95,8 +107,10 @@ static void open_disk(struct run *r)
 	struct sp_err err = { 0 };
 	char name[32];
 
-	name_of(r->layers - 1, name);
+	name_of(r->leaf, name);
 	must(r, vhd_disk_open_in(r->folder, name, &o, &r->disk, &err), &err);
+	if (r->tracked)
+		must(r, vhd_disk_track(r->disk, true, &err), &err);
 	must(r, vhd_queue_new(r->disk, &qo, &r->queue, &err), &err);
 	if (vhd_disk_size(r->disk) != r->cfg->size)
 		fail(r, "virtual size has changed", 0);
@@ -271,8 +285,8 @@ static void make_child(struct run *r)
 	/* A child need not cut its blocks as its parent does. */
 	if (below(r, 3) == 0)
 		c.block_size = r->cfg->format == VHD_FORMAT_VHDX ? 2u << 20 : 512u << 10;
-	name_of(r->layers - 1, parent_name);
-	name_of(r->layers, name);
+	name_of(r->leaf, parent_name);
+	name_of(r->leaf + 1, name);
 	c.parent_relative = parent_name;
 	must(r, store_mtime(parent->store, &c.parent_mtime), NULL);
 	must(r, vhd_create_in(r->folder, name, r->cfg->format, &c, &err), &err);
@@ -289,6 +303,7 @@ static bool op_snapshot(struct run *r)
 		make_child(r);
 		must(r, vhd_disk_close(r->disk, NULL), NULL);
 		r->layers++;
+		r->leaf++;
 		open_disk(r);
 	} else {		/* live: drain, new leaf, resume */
 		struct vhd_image *leaf;
@@ -297,15 +312,118 @@ static bool op_snapshot(struct run *r)
 		char name[32];
 
 		make_child(r);
-		name_of(r->layers, name);
+		name_of(r->leaf + 1, name);
 		must(r, store_folder_open(r->folder, name, STORE_RDWR, &s, &err), &err);
 		must(r, vhd_image_open(s, name, vhd_format_by_id(r->cfg->format), VHD_IMG_WRITABLE, &leaf, &err), &err);
 		must(r, vhd_disk_drain(r->disk, 1000), NULL);
 		must(r, vhd_disk_push_leaf(r->disk, leaf, &err), &err);
 		vhd_disk_resume(r->disk);
 		r->layers++;
+		r->leaf++;
 	}
 	return true;
+}
+
+/* ---- live snapshots and merges ------------------------------------------------------------------- */
+
+static struct point *point_slot(struct run *r)
+{
+	struct point *p = &r->point[r->points % POINTS];
+
+	if (*p->name && vhd_track_forget(r->disk, p->name, NULL) < 0) {
+		/* It is in the side-car of another name of the leaf. */
+	}
+	snprintf(p->name, sizeof(p->name), "p%u", r->points++);
+	memcpy(p->truth, r->truth, r->cfg->size);
+	return p;
+}
+
+static void op_live_snapshot(struct run *r)
+{
+	char name[24];
+	struct vhd_live_opts o = { .name = name };
+	struct vhd_live_set *set;
+	struct sp_err err = { 0 };
+
+	r->doing = "live snapshot";
+	if (r->cfg->format == VHD_FORMAT_RAW || r->layers == MAX_LAYERS)
+		return;
+	snprintf(name, sizeof(name), "s%u", r->snapshots++);
+	must(r, vhd_live_prepare(&r->disk, 1, &o, &set, &err), &err);
+	if (below(r, 5) == 0) {
+		vhd_live_abort(set);
+		return;
+	}
+	op_write(r);		/* still below */
+	r->doing = "live snapshot";
+	must(r, vhd_live_commit(set, false, NULL, &err), &err);
+	op_write(r);
+	must(r, vhd_live_finish(set, "crash", &err), &err);
+	r->layers++;
+}
+
+/* Of those that bear the name of the leaf. */
+static void op_live_merge(struct run *r)
+{
+	struct vhd_live_merge_opts o = { .small = below(r, 2) ? 4096 : 0 };
+	struct vhd_live_snapshot *list;
+	struct sp_err err = { 0 };
+	size_t count;
+
+	r->doing = "live merge";
+	must(r, vhd_live_list(r->disk, &list, &count, &err), &err);
+	if (count > 0) {
+		size_t at = r->cfg->format == VHD_FORMAT_VHDX ? below(r, count) : 0;
+
+		must(r, vhd_live_merge(r->disk, list[at].name, &o, NULL, NULL, &err), &err);
+		r->merges++;
+	}
+	vhd_live_list_free(list);
+	r->layers = vhd_disk_layers(r->disk);
+}
+
+/* ---- tracking ------------------------------------------------------------------------------------ */
+
+static void op_point(struct run *r)
+{
+	struct sp_err err = { 0 };
+
+	r->doing = "tracking point";
+	must(r, vhd_track_point(r->disk, point_slot(r)->name, NULL, &err), &err);
+}
+
+static int note_changed(void *user, uint64_t offset, uint64_t len)
+{
+	bool *changed = user;
+
+	for (uint64_t at = offset / UNIT; at < sp_div_ceil(offset + len, UNIT); at++)
+		changed[at] = true;
+	return 0;
+}
+
+static void check_point(struct run *r, const struct point *p)
+{
+	static bool changed[SP_MIB(20) / UNIT];
+	struct vhd_track_answer a;
+	struct sp_err err = { 0 };
+
+	memset(changed, 0, sizeof(changed));
+	must(r, vhd_track_changes(r->disk, p->name, NULL, note_changed, changed, &a, &err), &err);
+	r->answers++;
+	r->exact += a.why == VHD_TRACK_EXACT;
+	for (r->at = 0; r->at < r->cfg->size; r->at += UNIT) {
+		r->len = sp_min(UNIT, r->cfg->size - r->at);
+		if (!changed[r->at / UNIT] && memcmp(r->truth + r->at, p->truth + r->at, r->len) != 0)
+			fail(r, "a change is not in the answer", 0);
+	}
+}
+
+static void op_changes(struct run *r)
+{
+	r->doing = "changes";
+	for (unsigned i = 0; i < POINTS; i++)
+		if (*r->point[i].name)
+			check_point(r, &r->point[i]);
 }
 
 static void whole_disk(struct run *r)
@@ -329,6 +447,14 @@ static void step(struct run *r)
 		op_zero(r);
 	else if (dice < 870)
 		op_discard(r);
+	else if (dice < 910)
+		op_map(r);
+	else if (dice < 914)
+		op_live_snapshot(r);
+	else if (dice < 917)
+		op_live_merge(r);
+	else if (dice < 920 && r->tracked)
+		below(r, 3) ? op_changes(r) : op_point(r);
 	else if (dice < 920)
 		op_map(r);
 	else if (dice < 980)
@@ -342,7 +468,11 @@ static void step(struct run *r)
 	r->op++;
 }
 
-static void run_one(const struct config *cfg, unsigned depth, uint64_t ops, uint64_t seed)
+struct totals {
+	uint64_t answers, exact, merges;
+};
+
+static void run_one(const struct config *cfg, unsigned depth, uint64_t ops, uint64_t seed, struct totals *t)
 {
 	struct run r = { .cfg = cfg, .seed = seed, .rng = seed, .layers = 1, .doing = "create" };
 	struct vhd_format_create c = {
@@ -352,7 +482,10 @@ static void run_one(const struct config *cfg, unsigned depth, uint64_t ops, uint
 
 	r.truth = calloc(1, cfg->size);
 	r.buf = malloc(cfg->size + IO_MAX * 8);
-	if (!r.truth || !r.buf)
+	r.tracked = depth % 2;
+	for (unsigned i = 0; i < POINTS; i++)
+		r.point[i].truth = calloc(1, cfg->size);
+	if (!r.truth || !r.buf || !r.point[POINTS - 1].truth)
 		fail(&r, "no memory for the model", -ENOMEM);
 	must(&r, store_folder_mem(&r.folder), NULL);
 	must(&r, vhd_create_in(r.folder, "layer0.img", cfg->format, &c, &err), &err);
@@ -365,12 +498,18 @@ static void run_one(const struct config *cfg, unsigned depth, uint64_t ops, uint
 	}
 	while (r.op < ops)
 		step(&r);
+	op_changes(&r);
 	whole_disk(&r);
 	close_disk(&r);
 	open_disk(&r);
 	whole_disk(&r);
 	close_disk(&r);
 	store_folder_close(r.folder);
+	t->answers += r.answers;
+	t->exact += r.exact;
+	t->merges += r.merges;
+	for (unsigned i = 0; i < POINTS; i++)
+		free(r.point[i].truth);
 	free(r.truth);
 	free(r.buf);
 }
@@ -383,6 +522,7 @@ int main(int argc, char **argv)
 	};
 	uint64_t ops = 1000000, seed = 1, each, total = 0;
 	const char *only = NULL;
+	struct totals t = { 0 };
 	int opt, only_depth = -1;
 
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -405,12 +545,17 @@ int main(int argc, char **argv)
 		for (unsigned depth = 0; depth <= MAX_DEPTH; depth++) {
 			if (only_depth >= 0 && depth != (unsigned)only_depth)
 				continue;
-			run_one(&configs[i], depth, each, seed + 1000 * i + depth);
+			run_one(&configs[i], depth, each, seed + 1000 * i + depth, &t);
 			total += each;
 		}
 		printf("%s: ok\n", configs[i].name);
 		fflush(stdout);
 	}
-	printf("model: %" PRIu64 " operations, 0 miscompares\n", total);
+	printf("model: %" PRIu64 " operations, %" PRIu64 " merges, %" PRIu64 " answers of tracking, %" PRIu64
+	       " of them exact, 0 miscompares\n", total, t.merges, t.answers, t.exact);
+	if (t.answers > 100 && t.exact < t.answers / 4) {
+		fprintf(stderr, "FAIL: tracking knows too little\n");
+		return 1;
+	}
 	return 0;
 }
