@@ -47,7 +47,8 @@ static const struct option options[] = {
 static const char synopsis[] =
 	"[OPTION...]\n"
 	"  --disk FILE[,KEY=VALUE...]  a disk: VHDX, VHD, raw file or block device; keys: lun, controller, format,\n"
-	"                              ro, snapshot, writethrough, iops, bps, burst-iops, burst-bps, min-iops, serial\n"
+	"                              ro, snapshot, writethrough, track, iops, bps, burst-iops, burst-bps,\n"
+	"                              min-iops, serial\n"
 	"  --dvd FILE|none[,KEY=VALUE...]  a DVD drive with that ISO image\n"
 	"  --kernel FILE, --initrd FILE   of the host, or diskN:/path (diskN:pM:/path) inside the guest's own disk\n"
 	"  --append TEXT               kernel command line (console=ttyS0 panic=-1)\n"
