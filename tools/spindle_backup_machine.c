@@ -16,7 +16,6 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
-#include "base/seed.h"
 #include "tools/spindle_backup_disks.h"
 #include "vmm/requester.h"
 
@@ -152,7 +151,7 @@ static void forget_points(struct live *l, const struct backup_setup_disk *d)
 /* Before a backup what an earlier one left; after it, good or not, what this one made. */
 static int clean(struct live *l, struct sp_err *err)
 {
-	int r = SP_SEED_BUG(BACKUP_SNAPSHOT_STAYS) && l->result ? 0 : delete_snapshot(l, err);
+	int r = delete_snapshot(l, err);
 
 	for (unsigned i = 0; i < l->setup.disks; i++)
 		forget_points(l, &l->setup.disk[i]);
@@ -241,7 +240,7 @@ static int ask_page(struct live *l, unsigned i, const char *since, uint64_t *nex
 		r = 1;
 	else
 		r = take_page(l, i, page, err);
-	*next = json_object_object_get_ex(page, "next", &more) && !SP_SEED_BUG(BACKUP_FIRST_PAGE_ONLY) ?
+	*next = json_object_object_get_ex(page, "next", &more) ?
 		json_object_get_uint64(more) : 0;
 	json_object_put(page);
 	return r;

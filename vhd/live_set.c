@@ -180,8 +180,10 @@ static int cut_drained(struct vhd_live_set *set, struct vhd_live_timing *t, stru
 		if (r == 0 && !SP_SEED_BUG(LIVE_POINT_LATE))
 			put_points(set);
 		open_gates(set);
-		if (r == 0 && SP_SEED_BUG(LIVE_POINT_LATE))
+		if (r == 0 && SP_SEED_BUG(LIVE_POINT_LATE)) {
+			nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
 			put_points(set);
+		}
 	}
 	t->pause_ns = sp_env_monotonic_ns() - start;
 	return r;

@@ -40,7 +40,7 @@ write() { "$RING_CLIENT" ring.sock "$1" write "$2" "$3"; }
 text() { rm -f t.raw; vt convert -q -O raw "$1" t.raw; dd if=t.raw bs=1 skip="$2" count="$3" status=none; }
 snapshots() { vm snapshot list m --output=json | json '[s["name"] for s in d]'; }
 files() { (cd images; ls | tr '\n' ' '); }
-# points DEVICE: how many tracking points there are
+# points DEVICE: how many tracking points there are; what changed since the last one is the same page by page
 points() {
 	python3 - "$1" <<-'END'
 	import json, socket, sys
@@ -56,7 +56,16 @@ points() {
 	        if 'event' not in answer:
 	            return answer['return']
 	call('qmp_capabilities')
-	print(len(call('spindle-track-points', device=sys.argv[1])))
+	points = call('spindle-track-points', device=sys.argv[1])
+	print(len(points))
+	since = {'device': sys.argv[1], 'since': points[-1]['id']}
+	whole = call('spindle-track-changes', **since)
+	pages, answer = [], {'next': 0}
+	while 'next' in answer:
+	    answer = call('spindle-track-changes', limit=1, offset=answer['next'], **since)
+	    assert len(answer['ranges']) <= 1 and answer['bytes'] == whole['bytes']
+	    pages += answer['ranges']
+	assert pages == whole['ranges'] and whole['bytes'] == sum(length for _, length in pages)
 	END
 }
 
@@ -79,6 +88,7 @@ equal "$(snapshots)" "[]"
 equal "$(points scsi3:0)" 1
 write 0 40000000 second
 write 0 4096 third
+equal "$(points scsi3:0)" 1
 status 0 sb create repo web --machine m --no-quiesce --output=json
 equal "$(json 'd["full"], d["reasons"]' <out)" "(False, 'not-asked')"
 [ "$(json 'd["bytes-read"]' <out)" -le 2097152 ] || fail "unchanged ranges were read: $(cat out)"

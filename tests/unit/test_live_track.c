@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "vhd/live.h"
 #include "vhd/track.h"
@@ -165,23 +166,26 @@ static void test_no_point_without_tracking(void **state)
 
 /* ---- under load: what the snapshots differ in is in the answer ---------------------------------------- */
 
+#define WRITERS 4
+
 struct load {
 	struct vhd_disk *disk;
+	unsigned index;
 	atomic_bool stop;
 	pthread_t thread;
 };
 
+/* One block after the other: what is forgotten in one round is not written in the next by chance. */
 static void *work(void *arg)
 {
 	struct load *l = arg;
-	uint32_t seed = 1;
 	uint8_t buf[512] = { 0 };
 
-	while (!atomic_load(&l->stop)) {
-		seed = seed * 1664525 + 1013904223;
-		memcpy(buf, &seed, sizeof(seed));
-		if (vhd_disk_write(l->disk, buf, sizeof(buf), (uint64_t)(seed >> 9) % BLOCKS * UNIT) != 0)
+	for (uint32_t n = 1; !atomic_load(&l->stop); n++) {
+		memcpy(buf, &n, sizeof(n));
+		if (vhd_disk_write(l->disk, buf, sizeof(buf), (n * WRITERS + l->index) % BLOCKS * UNIT) != 0)
 			abort();
+		usleep(200);
 	}
 	return NULL;
 }
@@ -201,7 +205,7 @@ static void compare_rounds(struct store_folder *f, struct vhd_disk *d, uint8_t *
 {
 	char name[16], file[32], point[16], older[16];
 
-	for (unsigned i = 0; i < 12; i++) {
+	for (unsigned i = 0; i < 40; i++) {
 		bool got[BLOCKS] = { false };
 		struct vhd_track_answer a;
 		uint8_t *swap = before;
@@ -228,18 +232,25 @@ static void compare_rounds(struct store_folder *f, struct vhd_disk *d, uint8_t *
 static void test_under_load(void **state)
 {
 	struct store_folder *f = folder_new();
-	struct load l = { .disk = tracked_disk(f) };
+	struct vhd_disk *d = tracked_disk(f);
+	struct load l[WRITERS] = { 0 };
 	uint8_t *before = malloc(SIZE), *after = malloc(SIZE);
 
 	assert_non_null(before);
 	assert_non_null(after);
-	assert_int_equal(pthread_create(&l.thread, NULL, work, &l), 0);
-	compare_rounds(f, l.disk, before, after);
-	atomic_store(&l.stop, true);
-	pthread_join(l.thread, NULL);
+	for (unsigned i = 0; i < WRITERS; i++) {
+		l[i].disk = d;
+		l[i].index = i;
+		assert_int_equal(pthread_create(&l[i].thread, NULL, work, &l[i]), 0);
+	}
+	compare_rounds(f, d, before, after);
+	for (unsigned i = 0; i < WRITERS; i++) {
+		atomic_store(&l[i].stop, true);
+		pthread_join(l[i].thread, NULL);
+	}
 	free(before);
 	free(after);
-	end(f, l.disk);
+	end(f, d);
 }
 
 int main(void)
