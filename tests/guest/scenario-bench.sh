@@ -49,6 +49,7 @@ follow()
 			read -r rest what value <<-LINE
 				$line
 			LINE
+			[ -n "$value" ] || return 1
 			figure "$name" "$what" "$value"
 			;;
 		@done*)

@@ -23,7 +23,7 @@ snapshot()
 	local name=$1 wanted=$2
 
 	shift 2
-	spindle-vm snapshot create --output=json "$@" $vm "$name" >"$name.json" 2>"$name.err"
+	timeout 240 spindle-vm snapshot create --output=json "$@" $vm "$name" >"$name.json" 2>"$name.err"
 	same $? "$wanted" || { cat "$name.json" "$name.err"; return 1; }
 }
 
@@ -88,8 +88,8 @@ in_guest frozen 6
 # backup NAME - a point, of frozen file systems
 backup()
 {
-	spindle-backup create -q --output=json --machine $vm --require=file-system repo set >"$1.json" 2>"$1.err" ||
-		{ cat "$1.err"; return 1; }
+	timeout 240 spindle-backup create -q --output=json --machine $vm --require=file-system repo set >"$1.json" \
+		2>"$1.err" || { cat "$1.err"; vm_state; return 1; }
 }
 size()
 {

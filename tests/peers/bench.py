@@ -26,7 +26,7 @@ import time
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 PACKAGES = {'fio': 'fio', 'qemu-img': 'qemu-utils', 'qemu-storage-daemon': 'qemu-system-common or qemu-utils',
-            'vhdimount': 'libvhdi-utils', 'fusermount3': 'fuse3'}
+            'vhdimount': 'libvhdi-utils', 'fusermount3': 'fuse3', 'qemu-system-x86_64': 'qemu-system-x86'}
 
 
 class Skip(Exception):
@@ -887,9 +887,71 @@ def backup_incremental(bench, source):
     shutil.rmtree(other)
 
 
+# ---- a guest ------------------------------------------------------------------------------------------
+
+GUEST_PEERS = ('q35', 'microvm')
+# What QEMU's machines need in the lab, and Linux for their disks.
+GUEST_FIRMWARE = ('seabios/bios-256k.bin', 'seabios/bios-microvm.bin', 'qemu/linuxboot_dma.bin', 'qemu/kvmvapic.bin')
+GUEST_MODULES = ('virtio_pci', 'virtio_mmio', 'virtio_blk')
+
+
+def guest_command(bench, figures):
+    lab = os.path.join(os.path.dirname(os.path.abspath(__file__)), '../guest/lab.py')
+    command = [sys.executable, os.path.normpath(lab), '--build', bench.build, '--scenarios', 'bench',
+               '--with', 'qemu-system-x86_64', '--take', '/scratch/bench/figures', figures]
+    for module in GUEST_MODULES:
+        command += ['--guest-module', module]
+    for name in GUEST_FIRMWARE:
+        path = os.path.join('/usr/share', name)
+        if not os.path.exists(path):
+            raise Skip('no %s here (package qemu-system-x86 brings it)' % path)
+        command += ['--with-file', path, '/share/' + os.path.basename(path)]
+    return command
+
+
+def guest_figures(bench):
+    """What the scenario bench wrote: {(VMM, name): [figures]}."""
+    path, values = bench.path('figures'), {}
+    os.environ['LAB_RUNS'] = str(min(bench.runs, 3))
+    done = run(guest_command(bench, path))
+    if 'SKIP' in done.out:
+        raise Skip(done.out.split('SKIP', 1)[1].split('\n', 1)[0].strip())
+    with open(path, encoding='ascii') as f:
+        for line in f:
+            vmm, name, value = line.split()
+            values.setdefault((vmm, name), []).append(float(value))
+    return values
+
+
+def guest_compare(bench, values, name, what, unit, scale=1):
+    """The runs were in turns already."""
+    def report(vmm):
+        runs = [v * scale for v in values[vmm, name]]
+        return {'name': vmm, 'median': statistics.median(runs), 'runs': runs}
+    for peer in GUEST_PEERS:
+        a, b = report('spindle'), report(peer)
+        less = unit in ('s', 'KiB')
+        pairs = [y / x if less else x / y for x, y in zip(a['runs'], b['runs'])]
+        ratio = b['median'] / a['median'] if less else a['median'] / b['median']
+        print(' - %s: %s, %s %s: ratio %.2f' % (what, number(a['median'], unit), peer, number(b['median'], unit), ratio))
+        bench.add(what, unit, a, b, ratio, None, (min(pairs), max(pairs)))
+
+
+def row_guest(bench):
+    if bench.where != 'disk':
+        raise Skip('its disks lie in an emulated machine: one place is enough')
+    need('qemu-system-x86_64')
+    values = guest_figures(bench)
+    bench.heading()
+    guest_compare(bench, values, 'boot', "start of the VMM to the guest's first program", 's', 0.001)
+    guest_compare(bench, values, 'randread', '4 KiB random reads in the guest', 'IO/s')
+    guest_compare(bench, values, 'randwrite', '4 KiB random writes in the guest', 'IO/s')
+    guest_compare(bench, values, 'memory', "memory beside the guest's", 'KiB')
+
+
 ROWS = {'random': row_random, 'track': row_track, 'chain': row_chain, 'allocate': row_allocate,
         'convert': row_convert, 'empty': row_empty, 'open': row_open, 'mount': row_mount, 'ring': row_ring,
-        'live': row_live, 'backup': row_backup}
+        'live': row_live, 'backup': row_backup, 'guest': row_guest}
 PLACES = {'tmpfs': '/dev/shm', 'disk': '/var/tmp'}
 
 

@@ -61,6 +61,15 @@ vm_start()
 	vm_started=$(date +%s)
 }
 
+# What a guest that does not get on waits for, maybe.
+vm_state()
+{
+	spindle-vm status "$vm" --output=json | jq -c '.vmbus.channels[]' | sed 's/^/VM| /'
+	for task in /proc/$vm_pid/task/*; do
+		echo "VM| $(cat "$task/comm") waits in $(cat "$task/wchan")"
+	done
+}
+
 # vm_step NAME SECONDS - until the guest has come there
 vm_step()
 {
@@ -72,6 +81,7 @@ vm_step()
 			return 1
 		elif [ "$(date +%s)" -ge "$end" ]; then
 			say "$vm did not come to step $1 in $2 s: killed"
+			vm_state
 			kill -9 $vm_pid
 			return 1
 		fi

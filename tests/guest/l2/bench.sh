@@ -15,6 +15,7 @@ speed()
 }
 
 check "two disks" soon 60 either
+either || dmesg | tail -n 30
 disk=/dev/sd
 have_disks $disk || disk=/dev/vd
 mount -t ext4 -o ro,noload ${disk}a1 /mnt
