@@ -187,6 +187,18 @@ status 0 sb create repo web --machine m --output=json
 status 0 sb verify --content repo
 stop
 
+# ---- thinned out, the newest point is still one of a machine; it boots where it lies ----------------------
+status 0 sb prune -q --keep-last 2 repo web
+before=$(sha256sum repo/web/*.vhdx)
+"$SPINDLE_BACKUP" boot repo web -- --name m --mem 32 --kernel "$SPIN" --serial none </dev/null >vm.out 2>vm.err &
+pid=$!
+for _ in $(seq 100); do
+	! vm status m >/dev/null 2>&1 || break
+	sleep 0.1
+done
+stop
+equal "$(sha256sum repo/web/*.vhdx)" "$before"
+
 # ---- restored, it runs ---------------------------------------------------------------------------------
 mkdir again
 status 0 sb restore -q repo web again
