@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Sourced by the scripts of this folder.
-set -eu -o pipefail
+set -eEu -o pipefail
+# What ends a script without a word has at least a place.
+trap 'echo "FAILED: ${BASH_SOURCE[0]##*/}:$LINENO: $BASH_COMMAND" >&2' ERR
 : "${VHD_TOOL:?the built vhd-tool}" "${POKE:?the built poke}"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

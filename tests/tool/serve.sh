@@ -9,10 +9,11 @@ server=
 
 # serve ARG...: in the background, ready on return
 serve() {
+	rm -f serve.out		# the one before was ready, too
 	"$STORVSP_SERVE" --socket="$socket" "$@" >serve.out 2>serve.err &
 	server=$!
 	for _ in {1..300}; do
-		grep -q 'storvsp-serve:' serve.out && return
+		grep -qs 'storvsp-serve:' serve.out && return
 		kill -0 $server 2>/dev/null || break
 		sleep 0.02
 	done

@@ -23,7 +23,7 @@ soon() {
 	local i
 
 	for i in $(seq 200); do
-		! "$@" >/dev/null 2>&1 || return 0
+		! ("$@") >/dev/null 2>&1 || return 0	# in a shell of its own: what fails there is asked again
 		sleep 0.05
 	done
 	fail "never: $*"
