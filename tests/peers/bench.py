@@ -840,9 +840,9 @@ def live_merge(bench, size, rate, how, goal):
 
 def row_backup(bench):
     need('qemu-img')
-    size = GIB if bench.quick else 8 * GIB
-    bench.room(size)    # a quarter of it is data: source, backup, the peer's copy
-    raw, source = raw_file(bench, 'source.raw', size, 0.25), bench.path('source.vhdx')
+    size = GIB if bench.quick else 16 * GIB
+    bench.room(2 * size)    # half of it is data: source, backup, the peer's copy
+    raw, source = raw_file(bench, 'source.raw', size, 0.5), bench.path('source.vhdx')
     run([bench.tool, 'convert', '-q', raw, source])
     remove(raw)
     settle(source)
@@ -852,7 +852,7 @@ def row_backup(bench):
 
 
 def backup_side(bench, source, repository, before, name):
-    return Side([bench.backup, 'create', '-q', repository, 'vm', 'disk=' + source], wall, before, name)
+    return Side([bench.backup, 'create', '-q', '--track', repository, 'vm', 'disk=' + source], wall, before, name)
 
 
 def backup_full(bench, source):
@@ -872,13 +872,17 @@ def backup_full(bench, source):
 
 
 def backup_incremental(bench, source):
-    """After 1 % has changed, against a full one of the same disk."""
+    """After 1 % has changed, in pieces of 1 MiB, against a full one of the same disk."""
     repository, other = bench.path('incremental'), bench.path('again')
-    part = os.path.getsize(source) // 100 // FILL
-    run([bench.backup, 'create', '-q', repository, 'vm', 'disk=' + source])
+    part = json_in(run([bench.tool, 'info', '--output=json', source]).out)['virtual-size'] // 100 // MIB
+    seeds = iter(range(1, 1000))
+    run([bench.backup, 'create', '-q', '--track', repository, 'vm', 'disk=' + source])
 
     def change():
-        run([bench.queue, '--format=vhdx', '--rw=randwrite', '--bs=%d' % FILL, '--qd=8', '--ops=%d' % part, source])
+        run([bench.queue, '--format=vhdx', '--rw=randwrite', '--bs=%d' % MIB, '--qd=8', '--ops=%d' % part,
+             '--seed=%d' % next(seeds), '--track', source])
+        if bench.where == 'disk':
+            os.sync()
 
     full = backup_side(bench, source, other, lambda: shutil.rmtree(other, ignore_errors=True), 'full')
     bench.compare('incremental after 1 % changed, against a full one',
