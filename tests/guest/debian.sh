@@ -37,4 +37,4 @@ if [ ! -f "$disk" ]; then
 fi
 
 exec "$here/lab.py" --build "$build" --scenarios debian --mem 3072 --timeout 3600 \
-	--with-file "$disk" /work/debian/debian.vhdx
+	--with-file "$disk" /lab/guest/debian.vhdx

@@ -161,9 +161,9 @@ class Results:
 
 class Outer:
     """One run of level 1. QEMU's emulation of SVM sometimes comes to a stand for ever, in its own code: then level 1
-    writes no more to its second serial port, which it does every five seconds otherwise."""
+    writes no more to its second serial port, which it does every second otherwise."""
 
-    SILENCE = 120
+    SILENCE = 75
 
     def __init__(self, options, command, alive):
         self.alive = alive
