@@ -30,6 +30,7 @@ struct live {
 	struct backup_setup setup;
 	char snapshot[128], point[64];
 	json_object *result;		/* of the snapshot */
+	int signal;			/* that ended it; 0: none */
 	struct backup_disks disks;
 };
 
@@ -179,7 +180,7 @@ static int take_snapshot(struct live *l, struct sp_err *err)
 	struct vm_set_opts o = {
 		.snapshot = l->snapshot, .require = l->a->require, .no_quiesce = l->a->no_quiesce, .pre = l->a->pre,
 		.post = l->a->post, .writer = l->a->writer, .writers = l->a->writers, .say = say,
-		.more = json_object_new_object(),
+		.more = json_object_new_object(), .ret_signal = &l->signal,
 	};
 	struct vm_set_machine m = { .name = l->a->machine, .client = l->client };
 	int r;
@@ -400,7 +401,7 @@ int backup_create_live(char **argv, struct backup_create_args *a)
 	vm_client_close(l.client);
 	backup_setup_free(&l.setup);
 	json_object_put(l.result);
-	return tool_job_end(level ? BACKUP_EXIT_LEVEL : r < 0);
+	return tool_job_end(l.signal ? 128 + l.signal : level ? BACKUP_EXIT_LEVEL : r < 0);
 }
 
 /* ---- a machine that does not run ----------------------------------------------------------------------- */

@@ -276,6 +276,8 @@ static void on_signal(struct requester *r)
 	if (read(r->signal_fd, &info, sizeof(info)) != sizeof(info))
 		return;
 	requester_say(r, "the snapshot is given up");
+	if (r->opts->ret_signal)
+		*r->opts->ret_signal = (int)info.ssi_signo;
 	for (unsigned i = 0; i < r->targets; i++)
 		if (!r->target[i].over)
 			vm_client_send(r->target[i].m->client, "spindle-snapshot-abort", NULL);

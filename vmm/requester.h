@@ -23,6 +23,7 @@ struct vm_set_opts {
 	unsigned check_ms, freeze_ms;	/* 0: 35000, 60000 */
 	json_object *more;		/* further arguments of spindle-snapshot-create; NULL: none. The caller's */
 	void (*say)(const char *text);	/* what goes wrong on the way, a line each, without line end */
+	int *ret_signal;		/* set to the signal that aborted it; NULL: nobody wants to know */
 };
 
 struct vm_set_machine {

@@ -140,6 +140,20 @@ status 0 sb create repo web --machine m --output=json
 equal "$(json 'd["full"]' <out)" False
 [ "$(json 'd["bytes-read"]' <out)" -le 2097152 ] || fail "unchanged ranges were read: $(cat out)"
 
+# ---- a signal while the snapshot is being taken --------------------------------------------------------
+"$SPINDLE_BACKUP" create repo web --machine m --pre 'touch begun; sleep 2' >out 2>err &
+client=$!
+for _ in $(seq 200); do
+	[ ! -e begun ] || break
+	sleep 0.05
+done
+kill -TERM $client
+got=0
+wait $client || got=$?
+equal "$got" 143
+says err "given up"
+equal "$(snapshots)" "[]"
+
 # ---- ^C and kill -9 -------------------------------------------------------------------------------------
 for signal in INT KILL; do
 	write 0 12288 $signal
