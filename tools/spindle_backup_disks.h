@@ -82,6 +82,9 @@ void backup_setup_free(struct backup_setup *s);
 /* @text of a point with the files of @folder (of @ending) in place of names of the set. The caller's. */
 int backup_setup_files(const char *text, struct backup_set *set, unsigned number, const char *folder,
 		       const char *ending, json_object **ret, struct sp_err *err);
+/* The same for a machine beside the one it was, whose writes are thrown away: the files of the point in @folder. */
+int backup_setup_throw_away(const char *text, struct backup_set *set, unsigned number, const char *folder,
+			    json_object **ret, struct sp_err *err);
 
 /* ---- what is made of them ------------------------------------------------------------------------------ */
 

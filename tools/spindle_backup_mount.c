@@ -6,10 +6,11 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
-#include "tools/spindle_backup.h"
+#include "tools/spindle_backup_disks.h"
 
 #define WORDS_MAX 256
 
@@ -114,6 +115,39 @@ int backup_verb_mount(const struct tool_verb *verb, int argc, char **argv)
 	return 1;
 }
 
+/* The machine it was, as a configuration that is nowhere but in memory. */
+static int add_config(struct command *c, json_object *config, struct sp_err *err)
+{
+	const char *text = json_object_to_json_string(config);
+	size_t len = strlen(text);
+	int fd = memfd_create("machine", 0);	/* for spindle-vm to read */
+
+	if (fd < 0 || write(fd, text, len) != (ssize_t)len)
+		return sp_err_set(err, -EIO, "cannot pass the machine's configuration on: %s", strerror(errno));
+	return add(c, sp_asprintf("--config=/proc/self/fd/%d", fd));
+}
+
+/* *ret_known: the point has a machine's configuration, and its disks are in that. */
+static int add_machine(struct command *c, char **argv, const struct at_args *a, bool *ret_known, struct sp_err *err)
+{
+	SP_AUTO_FREE char *folder = sp_asprintf("%s/%s", argv[0], argv[1]), *text = NULL;
+	json_object *config = NULL;
+	struct backup_set *set;
+	int r = folder ? backup_set_open(argv[0], argv[1], 0, &set, err) : -ENOMEM;
+
+	if (r < 0)
+		return r;
+	r = backup_machine(set, a->point, &text, err);
+	*ret_known = text != NULL;
+	if (r == 0 && text)
+		r = backup_setup_throw_away(text, set, a->point, folder, &config, err);
+	if (r == 0 && text)
+		r = add_config(c, config, err);
+	json_object_put(config);
+	backup_set_close(set);
+	return r;
+}
+
 int backup_verb_boot(const struct tool_verb *verb, int argc, char **argv)
 {
 	static char program[] = "spindle-vm", run[] = "run";
@@ -121,11 +155,14 @@ int backup_verb_boot(const struct tool_verb *verb, int argc, char **argv)
 	const struct tool_opt options[] = { BACKUP_OPT_POINT(&a.point), TOOL_OPTS_END };
 	struct command c = { .word = { program, run }, .count = 2 };
 	struct sp_err err = { 0 };
+	bool known = false;
 	int n = tool_parse(verb, options, argc, argv, 2, WORDS_MAX / 2);
 
 	if (n < 0)
 		return tool_parse_exit(verb, n);
-	if (add_disks(&c, argv, &a, false, "--disk=", ",snapshot", &err) < 0)
+	if (add_machine(&c, argv, &a, &known, &err) < 0)
+		return fail(argv[0], &err);
+	if (!known && add_disks(&c, argv, &a, false, "--disk=", ",snapshot", &err) < 0)
 		return fail(argv[0], &err);
 	for (int i = 2; i < n; i++)
 		add(&c, argv[i]);

@@ -229,3 +229,27 @@ int backup_setup_files(const char *text, struct backup_set *set, unsigned number
 	*ret = config;
 	return 0;
 }
+
+/* What another machine may be using at this moment: its name, its sockets. */
+static const char *const of_one_machine[] = { "name", "qmp", "storvsp-socket", "serial", "attach-from", "paused" };
+
+int backup_setup_throw_away(const char *text, struct backup_set *set, unsigned number, const char *folder,
+			    json_object **ret, struct sp_err *err)
+{
+	json_object *list = NULL;
+	int r = backup_setup_files(text, set, number, folder, NULL, ret, err);
+
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < sizeof(of_one_machine) / sizeof(*of_one_machine); i++)
+		json_object_object_del(*ret, of_one_machine[i]);
+	json_object_object_get_ex(*ret, "disks", &list);
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		json_object *o = json_object_array_get_idx(list, i);
+
+		if (!flag_at(o, "ro"))
+			json_object_object_add(o, "snapshot", json_object_new_boolean(true));
+		json_object_object_del(o, "track");
+	}
+	return 0;
+}

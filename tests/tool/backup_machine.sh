@@ -204,12 +204,16 @@ stop
 # ---- thinned out, the newest point is still one of a machine; it boots where it lies ----------------------
 status 0 sb prune -q --keep-last 2 repo web
 before=$(sha256sum repo/web/*.vhdx)
-"$SPINDLE_BACKUP" boot repo web -- --name m --mem 32 --kernel "$SPIN" --serial none </dev/null >vm.out 2>vm.err &
+"$SPINDLE_BACKUP" boot repo web -- --name m --serial none </dev/null >vm.out 2>vm.err &
 pid=$!
 for _ in $(seq 100); do
 	! vm status m >/dev/null 2>&1 || break
 	sleep 0.1
 done
+status 0 vm status m --output=json
+equal "$(json 'd["memory_mib"]' <out)" 32
+status 0 vm stats m
+says out scsi3:1
 stop
 equal "$(sha256sum repo/web/*.vhdx)" "$before"
 
