@@ -797,9 +797,11 @@ def live_side(bench, key, unit, *argv):
 
 
 def row_live(bench):
-    count = '--count=%d' % (50 if bench.quick else 100)
+    snapshots, size = 50 if bench.quick else 100, 32 * MIB
+    bench.room(2 * snapshots * size)    # all stay, and on a slow machine each layer becomes full
+    count = '--count=%d' % snapshots
     # A medium that has to take 600 MiB a second of random writes at once is the figure then, not the snapshot.
-    load = ['--iops=4000'] if bench.where == 'disk' else []
+    load = ['--size=%d' % size] + (['--iops=4000'] if bench.where == 'disk' else [])
     for key, what, goal in (('gap-p99-ms', 'longest gap around a snapshot, 99 % of them', 10),
                             ('quiet-p99-ms', 'the same without a snapshot', None)):
         bench.limit(what, live_side(bench, key, 'ms', 'gap', count, *load), goal, 'ms')
