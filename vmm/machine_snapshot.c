@@ -29,7 +29,6 @@ struct machine_snapshot {
 	struct vss_set *set;
 	struct vmm_watch *timer;
 	struct machine_task task;
-	bool told;			/* its end */
 	int guest;			/* writer; -1: not asked */
 	bool guest_paused;
 	struct machine_requester requester;
@@ -285,7 +284,6 @@ static json_object *describe(struct machine_snapshot *s)
 
 static void tell_end(struct machine_snapshot *s)
 {
-	s->told = true;
 	if (s->committed)
 		note_blocks(s, true);
 	machine_event(s->m, vss_state(s->set) == VSS_DONE ? "SNAPSHOT_CREATED" : "SNAPSHOT_FAILED", describe(s));
@@ -309,10 +307,10 @@ static void settle(struct machine_snapshot *s)
 {
 	uint64_t now = sp_env_monotonic_ns(), at;
 
-	if (vss_over(s->set) && !s->told)
-		tell_end(s);
+	/* Told when everything has been taken back, too: who hears of a failure may try again. */
 	if (vss_over(s->set) && !vss_busy(s->set)) {
 		s->m->snapshot = NULL;
+		tell_end(s);
 		snapshot_free(s);
 		return;
 	}
