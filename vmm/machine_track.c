@@ -26,25 +26,25 @@ int machine_track_begin(struct machine_disk *d, struct sp_err *err)
 	return 0;
 }
 
-static int find(struct vmm_machine *m, const char *at, struct vhd_disk **ret, struct sp_err *err)
+static struct vhd_disk *find(struct vmm_machine *m, const char *at, struct sp_err *err)
 {
 	struct machine_disk *d = machine_disk_find(m, at);
 
-	if (!d || !d->disk)
-		return sp_err_set(err, -ENOENT, "no disk at \"%s\"; disks are called scsi0:0, scsi0:1, ...", at);
-	*ret = d->disk;
-	return 0;
+	if (d && d->disk)
+		return d->disk;
+	sp_err_set(err, -ENOENT, "no disk at \"%s\"; disks are called scsi0:0, scsi0:1, ...", at);
+	return NULL;
 }
 
 int vmm_machine_track_points(struct vmm_machine *m, const char *at, json_object **ret, struct sp_err *err)
 {
 	struct vhd_track_point *point = NULL;
-	struct vhd_disk *d;
+	struct vhd_disk *d = find(m, at, err);
 	size_t count = 0;
-	int r = find(m, at, &d, err);
+	int r;
 
-	if (r < 0)
-		return r;
+	if (!d)
+		return -ENOENT;
 	r = vhd_track_list(d, &point, &count, err);
 	if (r < 0 && r != -ENOENT)
 		return r;
@@ -94,11 +94,11 @@ int vmm_machine_track_changes(struct vmm_machine *m, const char *at, const char 
 {
 	struct page p = { .from = offset, .limit = limit && limit < VMM_CHANGES_MAX ? limit : VMM_CHANGES_MAX };
 	struct vhd_track_answer a;
-	struct vhd_disk *d;
-	int r = find(m, at, &d, err);
+	struct vhd_disk *d = find(m, at, err);
+	int r;
 
-	if (r < 0)
-		return r;
+	if (!d)
+		return -ENOENT;
 	p.ranges = json_object_new_array();
 	r = vhd_track_changes(d, since, until, add_range, &p, &a, err);
 	if (r < 0) {
@@ -119,8 +119,7 @@ int vmm_machine_track_changes(struct vmm_machine *m, const char *at, const char 
 
 int vmm_machine_track_forget(struct vmm_machine *m, const char *at, const char *point, struct sp_err *err)
 {
-	struct vhd_disk *d;
-	int r = find(m, at, &d, err);
+	struct vhd_disk *d = find(m, at, err);
 
-	return r < 0 ? r : vhd_track_forget(d, point, err);
+	return d ? vhd_track_forget(d, point, err) : -ENOENT;
 }
