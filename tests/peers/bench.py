@@ -375,6 +375,7 @@ def row_track(bench):
     image = full_image(bench, 'track.vhdx', size)   # one for both sides: where its pages lie matters more
     settle(image)
     for how, more in (('', {}), (', a flush every 64', {'flush_every': 64})):
+        more['idle_thread'] = True      # tracking has one, and a second thread alone costs 3 %
         peer = timed(bench, image, 'randwrite', **more)
         peer.name = 'tracking off'
         bench.compare('4 KiB randwrite QD32%s, changes tracked' % how, timed(bench, image, 'randwrite', track=True, **more),

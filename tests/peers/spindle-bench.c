@@ -5,19 +5,22 @@
  *
  *   spindle-bench [--rw=randread|randwrite|read|write] [--bs=BYTES] [--step=BYTES] [--seed=N] [--qd=N]
  *		   [--seconds=S | --ops=N] [--flush-every=N] [--format=F] [--open-only] [--plain] [--warm] [--track]
- *		   FILE
+ *		   [--idle-thread] FILE
  *
  * --track records changes since a point that is made before the clock starts: nothing is marked yet.
+ * --idle-thread: with a second thread, even one that sleeps, the kernel counts who uses a file at each call.
  * --warm reads everything once before the clock starts, cell by cell: the map of a chain is then known.
  * --step is the -S of "qemu-img bench": the same sequence of offsets, for a comparison of equals.
  */
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 #include <json-c/json.h>
 
 #include "base/bytes.h"
@@ -29,7 +32,7 @@ struct bench {
 	const char *rw, *file;
 	uint64_t bs, step, ops, flush_every;
 	unsigned qd, seconds;
-	bool open_only, plain, warm, track;
+	bool open_only, plain, warm, track, idle_thread;
 	struct vhd_open_opts open;
 	/* running */
 	struct vhd_disk *disk;
@@ -212,6 +215,21 @@ static int begin_tracking(struct bench *b, struct sp_err *err)
 	return r;
 }
 
+static void *sleep_on(void *arg)
+{
+	for (;;)
+		pause();
+	return NULL;
+}
+
+static int begin_thread(void)
+{
+	pthread_t thread;
+	int r = -pthread_create(&thread, NULL, sleep_on, NULL);
+
+	return r < 0 ? r : -pthread_detach(thread);
+}
+
 static void report(struct bench *b, uint64_t open_ns, uint64_t run_ns, uint64_t close_ns)
 {
 	struct json_object *o = json_object_new_object();
@@ -240,7 +258,8 @@ static int parse(struct bench *b, int argc, char **argv)
 		{ "ops", 1, NULL, 'n' }, { "flush-every", 1, NULL, 'f' }, { "format", 1, NULL, 'F' },
 		{ "step", 1, NULL, 'S' },
 		{ "seed", 1, NULL, 'R' }, { "open-only", 0, NULL, 'o' }, { "plain", 0, NULL, 'p' },
-		{ "warm", 0, NULL, 'w' }, { "track", 0, NULL, 't' }, { 0 },
+		{ "warm", 0, NULL, 'w' }, { "track", 0, NULL, 't' }, { "idle-thread", 0, NULL, 'i' },
+		{ 0 },
 	};
 	int opt;
 
@@ -262,6 +281,7 @@ static int parse(struct bench *b, int argc, char **argv)
 		case 'p': b->plain = true; break;
 		case 'w': b->warm = true; break;
 		case 't': b->track = true; break;
+		case 'i': b->idle_thread = true; break;
 		default: return -1;
 		}
 	}
@@ -286,7 +306,7 @@ int main(int argc, char **argv)
 	if (parse(&b, argc, argv) < 0) {
 		fprintf(stderr, "usage: spindle-bench [--rw=MODE] [--bs=BYTES] [--step=BYTES] [--seed=N] [--qd=N] "
 				"[--seconds=S|--ops=N]\n\t[--flush-every=N] [--format=F] [--open-only] [--plain] "
-				"[--warm] [--track] FILE\n");
+				"[--warm] [--track] [--idle-thread] FILE\n");
 		return 2;
 	}
 	t0 = sp_env_monotonic_ns();
@@ -297,6 +317,8 @@ int main(int argc, char **argv)
 		r = read_all(&b);
 	if (r == 0 && b.track)
 		r = begin_tracking(&b, &err);
+	if (r == 0 && b.idle_thread)
+		r = begin_thread();
 	t1 = sp_env_monotonic_ns();
 	if (r == 0 && !b.open_only) {
 		b.units = vhd_disk_size(b.disk) / b.bs;
