@@ -661,10 +661,10 @@ void store_ring_silence(struct store_ring *r, bool silent)
 	r->silent = silent;
 	if (r->is_uring)
 		io_uring_cq_eventfd_toggle(&r->uring, !silent);
-	/* What the kernel completed while it was silent rang nothing. */
-	if (!silent && r->is_uring && io_uring_cq_ready(&r->uring) > 0)
+	/* What the kernel completed while it was silent rang nothing. To look whether there is any would be a race with
+	 * the kernel, which fills its ring first and reads the flag then: whoever hears this looks a moment later. */
+	if (!silent)
 		(void)!eventfd_write(r->event_fd, 1);
-	ring_the_bell(r);
 }
 
 bool store_ring_is_uring(const struct store_ring *r)
