@@ -21,7 +21,7 @@ while [ "$(date +%s)" -lt "$end" ]; do
 		VSS_GUESTS=$build/tests/bare tests/tool/vss_matrix.py
 	VHD_TOOL=$build/tools/vhd-tool SPINDLE_VM=$build/vmm/spindle-vm SPINDLE_BACKUP=$build/tools/spindle-backup \
 		POKE=$build/tests/tool/poke BACKUP_LOAD=$build/tests/tool/backup_load SPIN=$build/tests/bare/spin.elf \
-		ROUNDS=100 tests/tool/backup_load.sh
+		ROUNDS=400 tests/tool/backup_load.sh
 	SPINDLE_FUZZ_SECONDS=300 SPINDLE_FUZZ_SEED="$seed" tests/fuzz/run.sh
 done
 echo "soak: $round rounds, nothing found"

@@ -3,7 +3,7 @@
 # Live backups of two disks under a load that knows what belongs into each. ROUNDS: how many.
 . "$(dirname "$0")/lib.sh"
 : "${SPINDLE_VM:?the built spindle-vm}" "${SPIN:?a guest that runs for ever}" "${SPINDLE_BACKUP:?the built spindle-backup}"
-: "${BACKUP_LOAD:?the built backup_load}" "${ROUNDS:=20}"
+: "${BACKUP_LOAD:?the built backup_load}" "${ROUNDS:=100}"
 [ -w /dev/kvm ] || { echo "skipped: /dev/kvm"; exit 77; }
 # Looking for leaks needs what the jail forbids.
 export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
