@@ -189,7 +189,8 @@ void disk_track_switched(struct vhd_disk *d);
 void disk_track_grown(struct vhd_disk *d, uint64_t old_size);
 /* The flush of an orderly close has been done, the images are still open. */
 void disk_track_closing(struct vhd_disk *d);
-/* The images have been closed, their files are still open and locked. Tracking is gone. */
+/* Tracking is gone, once the committer thread has done its part. @abandon not set: the images have been closed, their
+ * files are still open and locked, and the record says so. With @abandon only while drained, or at the end. */
 void disk_track_closed(struct vhd_disk *d, bool abandon);
 
 /* ---- disk_commit.c ---- */

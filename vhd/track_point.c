@@ -37,21 +37,6 @@ static int drain(struct vhd_disk *d, struct sp_err *err)
 	return r < 0 ? sp_err_set(err, r, "I/O does not end within %d s", DRAIN_MS / 1000) : 0;
 }
 
-/* Drained. What the committer thread has of it is done first. */
-static void drop(struct vhd_disk *d)
-{
-	struct track *t = track_of(d);
-
-	if (!t)
-		return;
-	pthread_mutex_lock(&t->lock);
-	while (t->posted)
-		pthread_cond_wait(&t->idle, &t->lock);
-	pthread_mutex_unlock(&t->lock);
-	atomic_store(&d->track, NULL);
-	track_free(t);
-}
-
 static bool recording(struct vhd_disk *d)
 {
 	struct track *t = track_of(d);
@@ -78,7 +63,7 @@ static int track_on(struct vhd_disk *d, bool create, struct sp_err *err)
 	r = drain(d, err);
 	if (r < 0)
 		return r;
-	drop(d);
+	disk_track_closed(d, true);
 	r = track_start_locked(d, create, err);
 	vhd_disk_resume(d);
 	return r;
@@ -114,7 +99,7 @@ static int track_away(struct vhd_disk *d, struct sp_err *err)
 	if (r == 0 || r == -ENOENT)
 		r = store_folder_sync(t->folder, t->name);
 	if (r == 0)
-		drop(d);
+		disk_track_closed(d, true);
 	else
 		sp_err_set(err, r, "cannot delete %s: %s", t->name, strerror(-r));
 	vhd_disk_resume(d);
