@@ -2,36 +2,24 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Backups of a machine while it runs and while it does not: what is copied, what is left, what happens on failure.
 . "$(dirname "$0")/lib.sh"
-: "${SPINDLE_VM:?the built spindle-vm}" "${SPIN:?a guest that runs for ever}" "${SPINDLE_BACKUP:?the built spindle-backup}"
-: "${RING_CLIENT:?a client of storvsp sockets}"
-[ -w /dev/kvm ] || { echo "skipped: /dev/kvm"; exit 77; }
-# Looking for leaks needs what the jail forbids.
-export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
-export XDG_RUNTIME_DIR=$work/run
-mkdir run images
-chmod 700 run
-pid=
-trap 'kill $pid 2>/dev/null || true; wait; chmod -R u+w "$work"; rm -rf "$work"' EXIT
+. "$(dirname "$0")/vm_lib.sh"
+: "${SPINDLE_BACKUP:?the built spindle-backup}" "${RING_CLIENT:?a client of storvsp sockets}"
+mkdir images
+trap 'chmod -R u+w "$work"; kill_left' EXIT
 
-vm() { "$SPINDLE_VM" "$@"; }
+vm() { sv "$@"; }
 sb() { "$SPINDLE_BACKUP" "$@"; }
 
-# start [OPTION...]: the machine, and until it answers
+# start [OPTION...]: the machine as m.json has it, and until it answers
 start() {
 	"$SPINDLE_VM" run --config m.json "$@" </dev/null >vm.out 2>vm.err &
-	pid=$!
-	for _ in $(seq 100); do
-		vm status m >/dev/null 2>&1 && return
-		kill -0 $pid 2>/dev/null || { cat vm.err >&2; fail "the machine ended"; }
-		sleep 0.1
-	done
-	fail "the machine does not answer"
+	vm_pid=$!
+	soon sv status m
 }
 
 stop() {
-	vm stop --force m
-	wait $pid || { cat vm.err >&2; fail "exit status of the machine"; }
-	pid=
+	sv stop --force m
+	ended 0
 }
 
 # write LUN OFFSET TEXT, as a client of the disk would
@@ -205,7 +193,7 @@ stop
 status 0 sb prune -q --keep-last 2 repo web
 before=$(sha256sum repo/web/*.vhdx)
 "$SPINDLE_BACKUP" boot repo web -- --name m --serial none </dev/null >vm.out 2>vm.err &
-pid=$!
+vm_pid=$!
 for _ in $(seq 100); do
 	! vm status m >/dev/null 2>&1 || break
 	sleep 0.1
