@@ -20,7 +20,7 @@
 #include "vmm/requester.h"
 
 #define MERGE_TRIES 5
-#define POLL_MS	    20
+#define AGAIN_MS    20
 
 struct live {
 	struct backup_set *set;
@@ -33,13 +33,6 @@ struct live {
 	int signal;			/* that ended it; 0: none */
 	struct backup_disks disks;
 };
-
-static const char *text_at(json_object *o, const char *key)
-{
-	json_object *v;
-
-	return json_object_object_get_ex(o, key, &v) && v ? json_object_get_string(v) : "";
-}
 
 static json_object *device_arguments(const char *device)
 {
@@ -56,36 +49,11 @@ static void say(const char *text)
 
 /* ---- what is to go ------------------------------------------------------------------------------------- */
 
-static int wait_deletion(struct vm_client *c, struct sp_err *err)
-{
-	bool over = false;
-	int r = 0;
-
-	while (r == 0 && !over) {
-		json_object *jobs = NULL, *job;
-
-		r = vm_client_call(c, "query-jobs", NULL, &jobs, err);
-		if (r < 0)
-			break;
-		job = json_object_array_get_idx(jobs, 0);
-		over = !job || strcmp(text_at(job, "status"), "concluded") == 0;
-		if (job && over && *text_at(job, "error"))
-			r = sp_err_set(err, -EAGAIN, "%s", text_at(job, "error"));
-		json_object_put(jobs);
-		if (!over)
-			usleep(POLL_MS * 1000);
-	}
-	return r;
-}
-
 static int delete_once(struct live *l, struct sp_err *err)
 {
-	json_object *arguments = json_object_new_object();
-	int r;
+	int r = vm_client_delete_snapshot(l->client, l->snapshot, 0, err);
 
-	json_object_object_add(arguments, "name", json_object_new_string(l->snapshot));
-	r = vm_client_call(l->client, "spindle-snapshot-delete", arguments, NULL, err);
-	return r < 0 ? r : wait_deletion(l->client, err);
+	return r < 0 ? r : vm_client_wait_deletion(l->client, NULL, NULL, err);
 }
 
 static bool has_snapshot(struct live *l, json_object **ret_snapshot)
@@ -98,7 +66,7 @@ static bool has_snapshot(struct live *l, json_object **ret_snapshot)
 	for (size_t i = 0; !found && i < json_object_array_length(list); i++) {
 		json_object *s = json_object_array_get_idx(list, i);
 
-		found = strcmp(text_at(s, "name"), l->snapshot) == 0;
+		found = strcmp(vm_json_text(s, "name"), l->snapshot) == 0;
 		if (found && ret_snapshot)
 			*ret_snapshot = json_object_get(s);
 	}
@@ -116,7 +84,7 @@ static int delete_snapshot(struct live *l, struct sp_err *err)
 		r = delete_once(l, err);
 		if (r == 0)
 			return 0;
-		usleep(POLL_MS * 1000 << i);
+		usleep(AGAIN_MS * 1000 << i);
 	}
 	return has_snapshot(l, NULL) ? r : 0;
 }
@@ -141,7 +109,7 @@ static void forget_points(struct live *l, const struct backup_setup_disk *d)
 	if (vm_client_call(l->client, "spindle-track-points", device_arguments(d->device), &list, NULL) < 0)
 		return;
 	for (size_t i = 0; i < json_object_array_length(list); i++) {
-		const char *name = text_at(json_object_array_get_idx(list, i), "name");
+		const char *name = vm_json_text(json_object_array_get_idx(list, i), "name");
 
 		if (strncmp(name, prefix, strlen(prefix)) == 0 && strcmp(name, newest) != 0)
 			forget(l, d->device, name);
@@ -167,7 +135,7 @@ static bool level_failed(json_object *result)
 	static const char *const other[] = {
 		"none", "hold-overrun", "thaw-failed", "snapshot-failed", "prepare-timeout", "aborted",
 	};
-	const char *reason = text_at(result, "reason");
+	const char *reason = vm_json_text(result, "reason");
 
 	for (unsigned i = 0; i < sizeof(other) / sizeof(*other); i++)
 		if (strcmp(reason, other[i]) == 0)
@@ -190,8 +158,8 @@ static int take_snapshot(struct live *l, struct sp_err *err)
 	json_object_put(o.more);
 	l->result = m.result;
 	if (r < 0 && m.result)
-		sp_err_set(err, r, "no snapshot: %s%s%s", text_at(m.result, "reason"),
-			   *text_at(m.result, "error") ? ": " : "", text_at(m.result, "error"));
+		sp_err_set(err, r, "no snapshot: %s%s%s", vm_json_text(m.result, "reason"),
+			   *vm_json_text(m.result, "error") ? ": " : "", vm_json_text(m.result, "error"));
 	return r;
 }
 
@@ -281,9 +249,9 @@ static char *snapshot_path(json_object *snapshot, const struct backup_setup_disk
 	for (size_t i = 0; i < json_object_array_length(disks); i++) {
 		json_object *o = json_object_array_get_idx(disks, i);
 
-		if (strcmp(text_at(o, "device"), d->device) == 0)
-			return d->root ? sp_asprintf("%s/%s", d->root, text_at(o, "file")) :
-			       sp_asprintf("%.*s/%s", (int)(slash - d->file), d->file, text_at(o, "file"));
+		if (strcmp(vm_json_text(o, "device"), d->device) == 0)
+			return d->root ? sp_asprintf("%s/%s", d->root, vm_json_text(o, "file")) :
+			       sp_asprintf("%.*s/%s", (int)(slash - d->file), d->file, vm_json_text(o, "file"));
 	}
 	return NULL;
 }
@@ -311,11 +279,12 @@ static int open_snapshot(struct live *l, struct sp_err *err)
 
 static void take_result(struct live *l, char reasons[static 256])
 {
+	const char *reason = vm_json_text(l->result, "reason");
 	struct backup_create_opts *o = &l->a->opts;
 	json_object *time_at;
 
-	backup_level_from_name(text_at(l->result, "level"), &o->level);
-	snprintf(reasons, 256, "%s", strcmp(text_at(l->result, "reason"), "none") ? text_at(l->result, "reason") : "");
+	backup_level_from_name(vm_json_text(l->result, "level"), &o->level);
+	snprintf(reasons, 256, "%s", strcmp(reason, "none") ? reason : "");
 	o->reasons = reasons;
 	o->machine = l->setup.text;
 	if (json_object_object_get_ex(l->result, "time", &time_at))
@@ -394,7 +363,7 @@ int backup_create_live(char **argv, struct backup_create_args *a)
 	if (r == 0)
 		r = run(&l, tool_job_begin(&a->progress), &err);
 	if (r < 0) {
-		level = l.result && !*text_at(l.result, "level") && level_failed(l.result);
+		level = l.result && !*vm_json_text(l.result, "level") && level_failed(l.result);
 		tool_fail(a->machine, &err);
 	}
 	backup_set_close(l.set);

@@ -13,6 +13,7 @@
 
 #define ANSWER_MAX	(16u << 20)
 #define ANSWER_MS	60000
+#define POLL_MS		50
 
 struct vm_client {
 	int fd;
@@ -266,4 +267,49 @@ void vm_client_close(struct vm_client *c)
 	sp_free(c->buf);
 	json_object_put(c->events);
 	sp_free(c);
+}
+
+/* ---- snapshots ----------------------------------------------------------------------------------------- */
+
+int vm_client_delete_snapshot(struct vm_client *c, const char *name, uint64_t rate, struct sp_err *err)
+{
+	json_object *arguments = json_object_new_object();
+
+	vm_json_add_text(arguments, "name", name);
+	json_object_object_add(arguments, "speed", json_object_new_uint64(rate));
+	return vm_client_call(c, "spindle-snapshot-delete", arguments, NULL, err);
+}
+
+static int job_now(struct vm_client *c, json_object **ret_job, struct sp_err *err)
+{
+	json_object *jobs = NULL;
+	int r = vm_client_call(c, "query-jobs", NULL, &jobs, err);
+
+	if (r < 0)
+		return r;
+	*ret_job = json_object_get(json_object_array_get_idx(jobs, 0));
+	json_object_put(jobs);
+	return *ret_job ? 0 : sp_err_set(err, -ENOENT, "the job has gone");
+}
+
+int vm_client_wait_deletion(struct vm_client *c, void (*progress)(json_object *job), json_object **ret_job,
+			    struct sp_err *err)
+{
+	json_object *job = NULL;
+	int r;
+
+	while ((r = job_now(c, &job, err)) == 0 && strcmp(vm_json_text(job, "status"), "concluded")) {
+		if (progress)
+			progress(job);
+		json_object_put(job);
+		job = NULL;
+		usleep(POLL_MS * 1000);
+	}
+	if (r == 0 && *vm_json_text(job, "error"))
+		r = sp_err_set(err, -EAGAIN, "%s", vm_json_text(job, "error"));
+	if (ret_job)
+		*ret_job = job;
+	else
+		json_object_put(job);
+	return r;
 }

@@ -6,8 +6,10 @@
  */
 #include <json-c/json.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/err.h"
+#include "vmm/json_text.h"
 
 /* ---- runtime_dir.c: where the sockets of running machines are ------------------------------------------ */
 
@@ -32,5 +34,14 @@ int vm_client_event(struct vm_client *c, int timeout_ms, json_object **ret);
 /* Waits for one of two events: 0 the first, 1 the second (NULL: there is none), -ETIMEDOUT, -EPIPE (the machine has
  * gone, and has closed its disks). @wanted NULL: for the machine to go. */
 int vm_client_wait(struct vm_client *c, const char *wanted, const char *other, int timeout_ms);
+
+/* ---- snapshots ----------------------------------------------------------------------------------------- */
+
+/* Begins the deletion of a snapshot; @rate: bytes per second, 0: as fast as it goes. */
+int vm_client_delete_snapshot(struct vm_client *c, const char *name, uint64_t rate, struct sp_err *err);
+/* Until it has ended, whoever else asks meanwhile: 0, -EAGAIN (with the job's own words), -ENOENT (there is no job).
+ * @progress (may be NULL) sees the job while it runs. *ret_job, if wanted: the ended job, the caller's, or NULL. */
+int vm_client_wait_deletion(struct vm_client *c, void (*progress)(json_object *job), json_object **ret_job,
+			    struct sp_err *err);
 
 #endif

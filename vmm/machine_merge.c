@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "vhd/live.h"
+#include "vmm/json_text.h"
 #include "vmm/machine_int.h"
 #include "vmm/machine_snapshot.h"
 #include "vmm/machine_snapshot_int.h"
@@ -31,11 +32,6 @@ struct machine_merge {
 
 /* ---- list --------------------------------------------------------------------------------------------- */
 
-static void add_text(json_object *o, const char *key, const char *text)
-{
-	json_object_object_add(o, key, json_object_new_string(text));
-}
-
 static json_object *find_named(json_object *list, const char *name)
 {
 	for (size_t i = 0; i < json_object_array_length(list); i++) {
@@ -53,12 +49,12 @@ static json_object *describe_snapshot(const struct vhd_live_snapshot *s)
 	char id[SP_GUID_TEXT];
 
 	sp_guid_format_le(&s->set, id);
-	add_text(o, "name", s->name);
-	add_text(o, "parent", s->parent);
+	vm_json_add_text(o, "name", s->name);
+	vm_json_add_text(o, "parent", s->parent);
 	json_object_object_add(o, "time", json_object_new_int64(s->time));
-	add_text(o, "level", s->level[0] ? s->level : "offline");
+	vm_json_add_text(o, "level", s->level[0] ? s->level : "offline");
 	if (!sp_guid_is_zero(&s->set))
-		add_text(o, "set", id);
+		vm_json_add_text(o, "set", id);
 	json_object_object_add(o, "disks", json_object_new_array());
 	return o;
 }
@@ -73,8 +69,8 @@ static void add_snapshot(json_object *list, const struct machine_disk *d, const 
 		json_object_array_add(list, o);
 	}
 	snprintf(device, sizeof(device), "scsi%u:%u", d->controller, d->at.lun);
-	add_text(on, "device", device);
-	add_text(on, "file", s->file);
+	vm_json_add_text(on, "device", device);
+	vm_json_add_text(on, "file", s->file);
 	json_object_object_add(on, "merging", json_object_new_boolean(s->merging));
 	json_object_object_get_ex(o, "disks", &disks);
 	json_object_array_add(disks, on);
@@ -110,10 +106,10 @@ static json_object *describe_job(struct machine_merge *j)
 {
 	json_object *o = json_object_new_object();
 
-	add_text(o, "id", JOB_ID);
-	add_text(o, "type", JOB_ID);
-	add_text(o, "status", !j->over ? "running" : "concluded");
-	add_text(o, "snapshot", j->name);
+	vm_json_add_text(o, "id", JOB_ID);
+	vm_json_add_text(o, "type", JOB_ID);
+	vm_json_add_text(o, "status", !j->over ? "running" : "concluded");
+	vm_json_add_text(o, "snapshot", j->name);
 	json_object_object_add(o, "disk", json_object_new_int((int)j->at));
 	json_object_object_add(o, "disks", json_object_new_int((int)j->disks));
 	json_object_object_add(o, "current-progress", json_object_new_uint64(j->done));
@@ -123,7 +119,7 @@ static json_object *describe_job(struct machine_merge *j)
 		json_object_object_add(o, "pause_ms", json_object_new_double((double)j->result.pause_ns / 1e6));
 	}
 	if (j->over && j->res < 0)
-		add_text(o, "error", sp_err_text(&j->err));
+		vm_json_add_text(o, "error", sp_err_text(&j->err));
 	return o;
 }
 

@@ -8,13 +8,9 @@
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "vmm/config_int.h"
+#include "vmm/json_text.h"
 #include "vmm/machine_int.h"
 #include "vmm/machine_track.h"
-
-static void add_text(json_object *o, const char *key, const char *text)
-{
-	json_object_object_add(o, key, json_object_new_string(text));
-}
 
 /* Names of files, which count from where the machine was started. */
 static bool is_path(const char *key)
@@ -40,7 +36,7 @@ static void add_string(const struct vmm_machine *m, json_object *o, const char *
 
 	if (is_path(key) && *text != '/' && !is_inside(text) && m->here)
 		full = sp_asprintf("%s/%s", m->here, text);
-	add_text(o, key, full ? full : text);
+	vm_json_add_text(o, key, full ? full : text);
 }
 
 /* What is as it would be without the key has none. */
@@ -63,7 +59,7 @@ static void add_key(const struct vmm_machine *m, json_object *o, const struct vm
 		break;
 	case CONFIG_FORMAT:
 		if (*(const enum vhd_format_id *)at != VHD_FORMAT_AUTO)
-			add_text(o, k->name, vhd_format_name(*(const enum vhd_format_id *)at));
+			vm_json_add_text(o, k->name, vhd_format_name(*(const enum vhd_format_id *)at));
 		break;
 	case CONFIG_STRING:
 		if (*(char *const *)at)
@@ -88,11 +84,11 @@ int vmm_machine_setup(struct vmm_machine *m, json_object **ret, struct sp_err *e
 	json_object *o = json_object_new_object(), *disks = json_object_new_array(), *dvds = json_object_new_array();
 	char text[64];
 
-	add_text(o, "name", m->config->name);
+	vm_json_add_text(o, "name", m->config->name);
 	sp_guid_format_le(&m->config->id, text);
-	add_text(o, "id", text);
+	vm_json_add_text(o, "id", text);
 	snprintf(text, sizeof(text), "%" PRIu64 "M", m->config->memory >> 20);
-	add_text(o, "mem", text);
+	vm_json_add_text(o, "mem", text);
 	for (const struct vmm_config_key *k = vmm_machine_keys; k->name; k++)
 		add_key(m, o, k, m->config);
 	for (const struct machine_disk *d = m->disks; d; d = d->next)

@@ -11,6 +11,7 @@
 #include "base/env.h"
 #include "vhd/live.h"
 #include "vhd/track.h"
+#include "vmm/json_text.h"
 #include "vmm/machine_int.h"
 #include "vmm/machine_requester.h"
 #include "vmm/machine_snapshot.h"
@@ -206,11 +207,6 @@ static int add_writers(struct machine_snapshot *s, const struct vmm_snapshot_opt
 
 /* ---- ends --------------------------------------------------------------------------------------------- */
 
-static void add_text(json_object *o, const char *key, const char *text)
-{
-	json_object_object_add(o, key, json_object_new_string(text));
-}
-
 static void add_ms(json_object *o, const char *key, uint64_t ns)
 {
 	json_object_object_add(o, key, json_object_new_double((double)(ns / 1000) / 1000));
@@ -225,10 +221,10 @@ static json_object *describe_writers(struct machine_snapshot *s, unsigned count)
 		struct vss_writer_result w;
 
 		vss_writer_result(s->set, i, &w);
-		add_text(o, "name", w.name);
+		vm_json_add_text(o, "name", w.name);
 		json_object_object_add(o, "frozen", json_object_new_boolean(w.frozen));
 		json_object_object_add(o, "thawed", json_object_new_boolean(w.released));
-		add_text(o, "reason", vss_reason_name(w.reason));
+		vm_json_add_text(o, "reason", vss_reason_name(w.reason));
 		add_ms(o, "freeze_ms", w.freeze_ns);
 		add_ms(o, "thaw_ms", w.thaw_ns);
 		json_object_array_add(list, o);
@@ -260,19 +256,19 @@ static json_object *describe(struct machine_snapshot *s)
 
 	vss_result(s->set, &r);
 	sp_guid_format_le(&s->id, id);
-	add_text(o, "name", s->name);
-	add_text(o, "set", id);
+	vm_json_add_text(o, "name", s->name);
+	vm_json_add_text(o, "set", id);
 	if (vss_state(s->set) == VSS_DONE) {
-		add_text(o, "level", vss_level_name(r.level));
+		vm_json_add_text(o, "level", vss_level_name(r.level));
 		json_object_object_add(o, "time", json_object_new_int64(s->timing.time));
 	}
-	add_text(o, "reason", vss_reason_name(r.reason));
-	add_text(o, "required", vss_level_name(s->require));
+	vm_json_add_text(o, "reason", vss_reason_name(r.reason));
+	vm_json_add_text(o, "required", vss_level_name(s->require));
 	if (r.error && s->err.code)
-		add_text(o, "error", sp_err_text(&s->err));
+		vm_json_add_text(o, "error", sp_err_text(&s->err));
 	json_object_object_add(o, "disks", json_object_new_int((int)s->disks));
 	if (*s->track_point) {
-		add_text(o, "track-point", s->track_point);
+		vm_json_add_text(o, "track-point", s->track_point);
 		json_object_object_add(o, "tracked", describe_points(s));
 	}
 	add_ms(o, "freeze_ms", r.freeze_ns);

@@ -33,18 +33,6 @@ void requester_say(const struct requester *r, const char *fmt, ...)
 	r->opts->say(text);
 }
 
-static const char *text_at(json_object *o, const char *key)
-{
-	json_object *value;
-
-	return json_object_object_get_ex(o, key, &value) && value ? json_object_get_string(value) : "";
-}
-
-static void add_text(json_object *o, const char *key, const char *text)
-{
-	json_object_object_add(o, key, json_object_new_string(text));
-}
-
 /* ---- to machines -------------------------------------------------------------------------------------- */
 
 static void send_answer(struct target *t, json_object *arguments)
@@ -59,11 +47,11 @@ static json_object *answer_to(const char *phase, const char *writer, enum vss_re
 {
 	json_object *o = json_object_new_object();
 
-	add_text(o, "phase", phase);
+	vm_json_add_text(o, "phase", phase);
 	if (*writer)
-		add_text(o, "writer", writer);
+		vm_json_add_text(o, "writer", writer);
 	if (why)
-		add_text(o, "reason", vss_reason_name(why));
+		vm_json_add_text(o, "reason", vss_reason_name(why));
 	return o;
 }
 
@@ -138,8 +126,8 @@ static void on_phase(struct requester *r, struct target *t, json_object *data)
 	static const struct { const char *name; enum vss_op op; } ops[] = {
 		{ "check", VSS_OP_CHECK }, { "freeze", VSS_OP_FREEZE }, { "thaw", VSS_OP_THAW },
 	};
-	const char *phase = text_at(data, "phase");
-	struct player *p = player_of(r, t, text_at(data, "writer"));
+	const char *phase = vm_json_text(data, "phase");
+	struct player *p = player_of(r, t, vm_json_text(data, "writer"));
 
 	if (strcmp(phase, "frozen") == 0)
 		t->frozen_asked = t->waits = true;
@@ -161,8 +149,8 @@ static void add_details(struct requester *r, json_object *result)
 		for (unsigned j = 0; j < r->writers; j++) {
 			json_object *w = json_object_array_get_idx(list, i);
 
-			if (*r->player[j].detail && strcmp(text_at(w, "name"), r->player[j].name) == 0)
-				add_text(w, "detail", r->player[j].detail);
+			if (*r->player[j].detail && strcmp(vm_json_text(w, "name"), r->player[j].name) == 0)
+				vm_json_add_text(w, "detail", r->player[j].detail);
 		}
 }
 
@@ -188,17 +176,17 @@ static bool is_end(const char *event)
 
 static void on_event(struct requester *r, struct target *t, json_object *event)
 {
-	const char *name = text_at(event, "event");
+	const char *name = vm_json_text(event, "event");
 	json_object *data;
 
 	t->heard_ns = sp_env_monotonic_ns();
 	if (t->over || !json_object_object_get_ex(event, "data", &data) ||
-	    strcmp(text_at(data, "name"), r->opts->snapshot))
+	    strcmp(vm_json_text(data, "name"), r->opts->snapshot))
 		return;
 	if (is_end(name)) {
 		t->m->good = strcmp(name, "SNAPSHOT_CREATED") == 0;
 		t->m->result = json_object_get(data);
-		add_text(t->m->result, "machine", t->m->name);
+		vm_json_add_text(t->m->result, "machine", t->m->name);
 		add_details(r, t->m->result);
 		machine_over(r, t);
 	} else if (strcmp(name, "SNAPSHOT_PHASE") == 0) {
@@ -341,8 +329,8 @@ static json_object *writer_list(const struct requester *r)
 	for (unsigned i = 0; i < r->writers; i++) {
 		json_object *o = json_object_new_object();
 
-		add_text(o, "name", r->player[i].name);
-		add_text(o, "level", vss_level_name(r->player[i].grants));
+		vm_json_add_text(o, "name", r->player[i].name);
+		vm_json_add_text(o, "level", vss_level_name(r->player[i].grants));
 		json_object_array_add(list, o);
 	}
 	return list;
@@ -361,8 +349,8 @@ static json_object *create_arguments(const struct requester *r)
 
 	if (o->more)
 		add_more(a, o->more);
-	add_text(a, "name", o->snapshot);
-	add_text(a, "require", o->require ? o->require : vss_level_name(VSS_CRASH));
+	vm_json_add_text(a, "name", o->snapshot);
+	vm_json_add_text(a, "require", o->require ? o->require : vss_level_name(VSS_CRASH));
 	json_object_object_add(a, "quiesce", json_object_new_boolean(!o->no_quiesce));
 	json_object_object_add(a, "scripts", json_object_new_boolean(o->pre || o->post));
 	json_object_object_add(a, "barrier", json_object_new_boolean(r->targets > 1));
@@ -396,15 +384,12 @@ static void drop_parts(struct requester *r)
 {
 	for (unsigned i = 0; i < r->targets; i++) {
 		struct vm_set_machine *m = r->target[i].m;
-		json_object *arguments;
 		struct sp_err err = { 0 };
 
 		if (!m->good)
 			continue;
-		arguments = json_object_new_object();
-		add_text(arguments, "name", r->opts->snapshot);
 		m->good = false;
-		if (vm_client_call(m->client, "spindle-snapshot-delete", arguments, NULL, &err) < 0)
+		if (vm_client_delete_snapshot(m->client, r->opts->snapshot, 0, &err) < 0)
 			requester_say(r, "%s: cannot delete snapshot %s: %s", m->name, r->opts->snapshot,
 				      sp_err_text(&err));
 		else
@@ -422,7 +407,7 @@ static int finish(struct requester *r, int res, struct sp_err *err)
 
 		if (!m->good && res == 0)
 			res = sp_err_set(err, -EIO, "%s: no snapshot: %s", m->name,
-					 m->result ? text_at(m->result, "reason") : "the machine has gone");
+					 m->result ? vm_json_text(m->result, "reason") : "the machine has gone");
 		good = good && m->good;
 	}
 	for (unsigned i = 0; i < r->players; i++) {

@@ -47,11 +47,6 @@ static int record_new(struct requester *r)
 	return res;
 }
 
-static void add_text(json_object *o, const char *key, const char *text)
-{
-	json_object_object_add(o, key, json_object_new_string(text));
-}
-
 static json_object *describe(const struct requester *r, unsigned player, bool held)
 {
 	const struct player *p = &r->player[player];
@@ -61,11 +56,11 @@ static json_object *describe(const struct requester *r, unsigned player, bool he
 	if (!held)
 		return o;
 	if (*p->path) {
-		add_text(o, "writer", p->path);
+		vm_json_add_text(o, "writer", p->path);
 	} else {
-		add_text(o, "post", r->opts->post ? r->opts->post : "");
-		add_text(o, "machine", p->machine->name);
-		add_text(o, "snapshot", r->opts->snapshot);
+		vm_json_add_text(o, "post", r->opts->post ? r->opts->post : "");
+		vm_json_add_text(o, "machine", p->machine->name);
+		vm_json_add_text(o, "snapshot", r->opts->snapshot);
 	}
 	return o;
 }

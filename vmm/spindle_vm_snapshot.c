@@ -13,7 +13,6 @@
 #include "vmm/requester.h"
 #include "vmm/spindle_vm.h"
 
-#define POLL_MS 200
 #define DELETE_RATE (UINT64_C(64) << 20)	/* the guest hardly notices it, see docs/benchmarks.md */
 
 struct order {
@@ -110,18 +109,6 @@ static int parse(int argc, char **argv, int least, int most, const char *synopsi
 	return argc - optind >= least && argc - optind <= most ? EXIT_DONE : vm_usage("snapshot", synopsis);
 }
 
-static const char *text_at(json_object *o, const char *key)
-{
-	json_object *value;
-
-	return json_object_object_get_ex(o, key, &value) && value ? json_object_get_string(value) : "";
-}
-
-static void add_text(json_object *o, const char *key, const char *text)
-{
-	json_object_object_add(o, key, json_object_new_string(text));
-}
-
 static void print_json(json_object *o)
 {
 	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
@@ -131,16 +118,16 @@ static void print_json(json_object *o)
 
 static void print_result(const struct order *o, json_object *r)
 {
-	if (!*text_at(r, "level"))
-		fprintf(stderr, "spindle-vm: %s: no snapshot: %s%s%s\n", text_at(r, "machine"), text_at(r, "reason"),
-			*text_at(r, "error") ? ": " : "", text_at(r, "error"));
+	const char *machine = vm_json_text(r, "machine"), *level = vm_json_text(r, "level");
+	const char *reason = vm_json_text(r, "reason"), *error = vm_json_text(r, "error");
+	bool lowered = strcmp(reason, "none") != 0;
+
+	if (!*level)
+		fprintf(stderr, "spindle-vm: %s: no snapshot: %s%s%s\n", machine, reason, *error ? ": " : "", error);
 	else if (!o->json)
-		printf("%s: snapshot %s, %s consistent%s%s%s; frozen for %.1f ms, I/O held for %.1f ms\n",
-		       text_at(r, "machine"), o->set.snapshot, text_at(r, "level"),
-		       strcmp(text_at(r, "reason"), "none") ? " (" : "",
-		       strcmp(text_at(r, "reason"), "none") ? text_at(r, "reason") : "",
-		       strcmp(text_at(r, "reason"), "none") ? ")" : "", atof(text_at(r, "freeze_ms")),
-		       atof(text_at(r, "pause_ms")));
+		printf("%s: snapshot %s, %s consistent%s%s%s; frozen for %.1f ms, I/O held for %.1f ms\n", machine,
+		       o->set.snapshot, level, lowered ? " (" : "", lowered ? reason : "", lowered ? ")" : "",
+		       atof(vm_json_text(r, "freeze_ms")), atof(vm_json_text(r, "pause_ms")));
 }
 
 static void print_results(const struct order *o, struct vm_set_machine *m, unsigned count)
@@ -201,8 +188,8 @@ static void print_snapshot(json_object *s)
 		strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", localtime(&at));
 	}
 	json_object_object_get_ex(s, "disks", &disks);
-	printf("%-24s %-20s %-12s %5zu  %s\n", text_at(s, "name"), when, text_at(s, "level"),
-	       json_object_array_length(disks), text_at(s, "parent"));
+	printf("%-24s %-20s %-12s %5zu  %s\n", vm_json_text(s, "name"), when, vm_json_text(s, "level"),
+	       json_object_array_length(disks), vm_json_text(s, "parent"));
 }
 
 static int list(int argc, char **argv)
@@ -234,49 +221,28 @@ static int list(int argc, char **argv)
 
 /* ---- delete, cancel ------------------------------------------------------------------------------------ */
 
-static int ask_delete(struct vm_client *c, const char *snapshot, uint64_t rate, struct sp_err *err)
-{
-	json_object *arguments = json_object_new_object();
-
-	add_text(arguments, "name", snapshot);
-	json_object_object_add(arguments, "speed", json_object_new_uint64(rate));
-	return vm_client_call(c, "spindle-snapshot-delete", arguments, NULL, err);
-}
-
 static void print_progress(json_object *job)
 {
-	double total = atof(text_at(job, "total-progress")), done = atof(text_at(job, "current-progress"));
+	double total = atof(vm_json_text(job, "total-progress")), done = atof(vm_json_text(job, "current-progress"));
 
 	if (isatty(STDERR_FILENO))
 		fprintf(stderr, "\r%3.0f %%", total > 0 ? done * 100 / total : 0);
 }
 
-/* Its end is in the job's state, whoever else asks meanwhile. */
 static int wait_deletion(struct vm_client *c, bool json)
 {
 	struct sp_err err = { 0 };
-	json_object *jobs, *job;
-	int status = -1;
+	json_object *job = NULL;
+	int r = vm_client_wait_deletion(c, print_progress, &job, &err);
 
-	while (status < 0) {
-		if (vm_client_call(c, "query-jobs", NULL, &jobs, &err) < 0)
-			return vm_fail(EXIT_FAILED, "%s", sp_err_text(&err));
-		job = json_object_array_get_idx(jobs, 0);
-		if (!job || strcmp(text_at(job, "status"), "concluded") == 0) {
-			if (isatty(STDERR_FILENO))
-				fputc('\n', stderr);
-			status = !job || *text_at(job, "error") ? EXIT_FAILED : EXIT_DONE;
-			if (status != EXIT_DONE)
-				vm_fail(status, "%s", job ? text_at(job, "error") : "the job has gone");
-			if (json && job)
-				print_json(job);
-		} else {
-			print_progress(job);
-			usleep(POLL_MS * 1000);
-		}
-		json_object_put(jobs);
-	}
-	return status;
+	if (job && isatty(STDERR_FILENO))
+		fputc('\n', stderr);
+	if (r < 0)
+		vm_fail(EXIT_FAILED, "%s", sp_err_text(&err));
+	if (json && job)
+		print_json(job);
+	json_object_put(job);
+	return r < 0 ? EXIT_FAILED : EXIT_DONE;
 }
 
 static int delete(int argc, char **argv)
@@ -290,7 +256,7 @@ static int delete(int argc, char **argv)
 		return status;
 	if (vm_client_open(argv[optind], &c, &err) < 0)
 		return vm_fail(EXIT_FAILED, "%s", sp_err_text(&err));
-	if (ask_delete(c, argv[optind + 1], o.rate, &err) < 0)
+	if (vm_client_delete_snapshot(c, argv[optind + 1], o.rate, &err) < 0)
 		status = vm_fail(EXIT_FAILED, "%s", sp_err_text(&err));
 	else if (o.wait)
 		status = wait_deletion(c, o.json);
@@ -311,7 +277,7 @@ static int cancel(int argc, char **argv)
 	r = vm_client_open(argv[optind], &c, &err);
 	if (r == 0) {
 		arguments = json_object_new_object();
-		add_text(arguments, "id", "snapshot-delete");
+		vm_json_add_text(arguments, "id", "snapshot-delete");
 		r = vm_client_call(c, "job-cancel", arguments, NULL, &err);
 		vm_client_close(c);
 	}

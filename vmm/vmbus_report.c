@@ -3,16 +3,12 @@
 #include <json-c/json.h>
 #include <stdio.h>
 
+#include "vmm/json_text.h"
 #include "vmm/vmbus_int.h"
 
 static void add_number(json_object *object, const char *key, uint64_t value)
 {
 	json_object_object_add(object, key, json_object_new_uint64(value));
-}
-
-static void add_text(json_object *object, const char *key, const char *text)
-{
-	json_object_object_add(object, key, json_object_new_string(text));
 }
 
 static uint64_t counter(const uint64_t *value)
@@ -51,13 +47,13 @@ static json_object *describe_channel(struct bus_channel *c)
 	if (!o)
 		return NULL;
 	if (c->device) {
-		add_text(o, "name", c->device->offer->name);
+		vm_json_add_text(o, "name", c->device->offer->name);
 		sp_guid_format_le(&c->device->offer->instance_guid, guid);
-		add_text(o, "instance", guid);
+		vm_json_add_text(o, "instance", guid);
 	}
 	add_number(o, "id", c->relid);
 	add_number(o, "subchannel", c->subchannel);
-	add_text(o, "state", channel_state(c));
+	vm_json_add_text(o, "state", channel_state(c));
 	if (c->open)
 		add_end(o, c);
 	return o;
@@ -70,10 +66,10 @@ void vmm_bus_describe(struct vmm_bus *bus, void *json_object_out)
 	char version[16];
 
 	pthread_mutex_lock(&bus->lock);
-	add_text(o, "state", states[bus->state]);
+	vm_json_add_text(o, "state", states[bus->state]);
 	if (bus->version != 0) {
 		snprintf(version, sizeof(version), "%u.%u", bus->version >> 16, bus->version & 0xffff);
-		add_text(o, "version", version);
+		vm_json_add_text(o, "version", version);
 	}
 	for (uint32_t relid = 1; channels && relid < VMBUS_CHANNELS_MAX; relid++) {
 		if (bus->by_relid[relid])
