@@ -107,18 +107,17 @@ int vm_client_event(struct vm_client *c, int timeout_ms, json_object **ret)
 	return r;
 }
 
-static int send_line(struct vm_client *c, const char *text)
+static int send_all(struct vm_client *c, const char *text, size_t len)
 {
-	size_t len = strlen(text), at = 0;
-
-	while (at < len) {
-		ssize_t n = send(c->fd, text + at, len - at, MSG_NOSIGNAL);
+	while (len) {
+		ssize_t n = send(c->fd, text, len, MSG_NOSIGNAL);
 
 		if (n < 0 && errno != EINTR)
-			return -errno;
-		at += n > 0 ? (size_t)n : 0;
+			return -EPIPE;
+		text += n > 0 ? n : 0;
+		len -= n > 0 ? (size_t)n : 0;
 	}
-	return send(c->fd, "\n", 1, MSG_NOSIGNAL) == 1 ? 0 : -EPIPE;
+	return 0;
 }
 
 static int error_of(json_object *answer, struct sp_err *err)
@@ -135,17 +134,21 @@ static int error_of(json_object *answer, struct sp_err *err)
 	return sp_err_set(err, code, "%s", json_object_get_string(text));
 }
 
+/* With its line end in one piece: a machine acts on the last brace, and what comes later may find it gone. */
 static int send_command(struct vm_client *c, const char *command, json_object *arguments)
 {
 	json_object *o = json_object_new_object();
+	char *line;
 	int r;
 
 	json_object_object_add(o, "execute", json_object_new_string(command));
 	if (arguments)
 		json_object_object_add(o, "arguments", arguments);
-	r = send_line(c, json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
+	line = sp_asprintf("%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
 	json_object_put(o);
-	return r < 0 ? -EPIPE : 0;
+	r = line ? send_all(c, line, strlen(line)) : -ENOMEM;
+	sp_free(line);
+	return r;
 }
 
 int vm_client_send(struct vm_client *c, const char *command, json_object *arguments)

@@ -255,14 +255,14 @@ static int stop_and_wait(const char *name, const struct common *o)
 	r = vm_client_call(c, o->force ? "quit" : "system_powerdown", arguments, NULL, &err);
 	if (r == 0) {
 		r = vm_client_wait(c, o->reboot ? "RESET" : NULL, "POWERDOWN_REFUSED", (int)o->timeout_ms);
-		if (r == -EPIPE && !o->reboot)
-			r = 0;
-		else if (r == 1)
+		if (r == 1)
 			r = sp_err_set(&err, -EIO, "the guest of %s refuses; --force switches it off", name);
 		else if (r < 0)
 			sp_err_set(&err, r, "%s has not stopped within %u s; --force switches it off", name,
 				   o->timeout_ms / 1000);
 	}
+	if (r == -EPIPE && !o->reboot)
+		r = 0;		/* gone, be it by itself before it was asked */
 	vm_client_close(c);
 	return r < 0 ? failed(&err) : EXIT_DONE;
 }
