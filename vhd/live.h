@@ -152,7 +152,8 @@ struct vhd_live_merge_result {
  * Blocks its caller until done; the disk's I/O goes on. The layer above the snapshot goes down into the snapshot's
  * file, which takes its name. If that layer is the live leaf, a fresh leaf takes the writes meanwhile and the former
  * one, "<stem>.<name>~merge1.<ext>", goes down; again until little is left (opts->small), which is moved while I/O
- * waits. The rate limit holds for the first round.
+ * waits. The rate limit holds for the first round, in which this also rests after each piece for as long as the piece
+ * took, when other I/O is under way at its end.
  *
  * At every instant the chain in the files is valid and reads right. After a kill or a power cut call it again, or use
  * vhd-tool snapshot delete. Returns 0, -ENOENT (no such snapshot), -EBUSY (another set or merge, or somebody reads the

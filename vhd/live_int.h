@@ -120,6 +120,7 @@ struct live_move {
 	struct vhd_disk *disk;
 	unsigned target;		/* level; what moves is the level above */
 	bool drained;			/* formats are locked by the caller, nobody is inside */
+	bool gives_way;
 	uint64_t rate, paced, start_ns;
 	struct sp_job *job;
 	uint64_t moved, zeroed;
@@ -127,6 +128,9 @@ struct live_move {
 	uint64_t unflushed;
 };
 
+/* When the next piece may begin, after one from @begin_ns to @now_ns. With gives_way, whoever has I/O under way (@busy)
+ * gets the medium for as long as the piece had it, so that even without a rate the disk keeps half its speed. */
+uint64_t live_move_due(const struct live_move *m, bool busy, uint64_t begin_ns, uint64_t now_ns);
 /* Copies all the upper layer says into the target, flushed. */
 int live_move_all(struct live_move *m, struct sp_err *err);
 /* Bytes of data in a layer. */

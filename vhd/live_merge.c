@@ -127,9 +127,10 @@ static int close_target(struct merge *m, int r, struct sp_err *err)
 
 static int move(struct merge *m, bool drained, struct sp_err *err)
 {
+	bool first = m->result->rounds == 1;	/* those after it have a race to win against the writer */
 	struct live_move mv = {
 		.disk = m->disk, .target = m->target, .drained = drained, .job = drained ? NULL : m->job,
-		.rate = m->result->rounds == 1 ? m->o.rate_limit : 0,
+		.gives_way = first, .rate = first ? m->o.rate_limit : 0,
 	};
 	int r = live_move_all(&mv, err);
 

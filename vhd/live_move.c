@@ -158,15 +158,11 @@ static int move_zeros(struct live_move *m, uint64_t offset, uint64_t len)
 
 /* ---- out of the upper layer ---------------------------------------------------------------------- */
 
-static int pace(struct live_move *m, uint64_t bytes)
+static int nap_until(struct live_move *m, uint64_t due)
 {
-	uint64_t due, now;
+	uint64_t now;
 	int r = 0;
 
-	m->paced += bytes;
-	if (m->rate == 0)
-		return 0;
-	due = m->start_ns + (uint64_t)((double)m->paced / (double)m->rate * 1e9);
 	while (r == 0 && (now = sp_env_monotonic_ns()) < due) {
 		struct timespec nap = { .tv_nsec = (long)sp_min(due - now, 50000000) };
 
@@ -176,8 +172,26 @@ static int pace(struct live_move *m, uint64_t bytes)
 	return r;
 }
 
+uint64_t live_move_due(const struct live_move *m, bool busy, uint64_t begin_ns, uint64_t now_ns)
+{
+	uint64_t due = m->gives_way && busy ? now_ns + (now_ns - begin_ns) : now_ns;
+
+	if (m->rate > 0)
+		due = sp_max(due, m->start_ns + (uint64_t)((double)m->paced / (double)m->rate * 1e9));
+	return due;
+}
+
+static int pace(struct live_move *m, uint64_t begin_ns, uint64_t bytes)
+{
+	bool busy = !epoch_empty(&m->disk->epoch);
+
+	m->paced += bytes;
+	return nap_until(m, live_move_due(m, busy, begin_ns, sp_env_monotonic_ns()));
+}
+
 static int move_data(struct live_move *m, uint64_t offset, const struct vhd_place *p)
 {
+	uint64_t begin_ns = sp_env_monotonic_ns();
 	int r = store_read(upper(m)->store, m->buffer, p->len, p->file_offset);
 
 	if (r == 0)
@@ -186,7 +200,7 @@ static int move_data(struct live_move *m, uint64_t offset, const struct vhd_plac
 	if (r == 0 && m->unflushed >= FLUSH_EVERY)
 		r = flush(m);
 	if (r == 0)
-		r = pace(m, p->len);
+		r = pace(m, begin_ns, p->len);
 	return r == 0 ? sp_job_advance(m->job, p->len) : r;
 }
 
