@@ -225,7 +225,7 @@ static bool fits(struct vhd_disk *leaf, const struct backup_disk *d, const struc
 static int open_leaf(struct making *k, const struct backup_disk *d, struct vhd_disk *source, const char *part,
 		     struct vhd_disk **ret, bool *ret_fresh, struct sp_err *err)
 {
-	struct vhd_open_opts rw = { .flags = VHD_OPEN_WRITE, .format = VHD_FORMAT_VHDX };
+	struct vhd_open_opts rw = { .flags = VHD_OPEN_WRITE | VHD_OPEN_BULK, .format = VHD_FORMAT_VHDX };
 	int r;
 
 	*ret_fresh = false;

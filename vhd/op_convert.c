@@ -204,7 +204,7 @@ static int check_target_name(struct vhd_disk *source, struct store_folder *f, co
 int op_convert_fill(struct vhd_disk *source, struct store_folder *f, const char *name, const struct vhd_convert_opts *o,
 		    bool device, struct sp_job *job, struct sp_err *err)
 {
-	struct vhd_open_opts rw = { .flags = VHD_OPEN_WRITE, .format = o->target.format };
+	struct vhd_open_opts rw = { .flags = VHD_OPEN_WRITE | VHD_OPEN_BULK, .format = o->target.format };
 	struct vhd_disk *target;
 	int r = vhd_disk_open_in(f, name, &rw, &target, err);
 

@@ -15,7 +15,8 @@
 
 unsigned disk_store_flags(const struct vhd_disk *d, bool writable)
 {
-	return (writable ? STORE_RDWR : 0) | (d->open_flags & VHD_OPEN_NO_LOCK ? STORE_NO_LOCK : 0);
+	return (writable ? STORE_RDWR : 0) | (d->open_flags & VHD_OPEN_NO_LOCK ? STORE_NO_LOCK : 0) |
+	       (d->open_flags & VHD_OPEN_BULK ? STORE_BULK : 0);
 }
 
 /* "/a/b" + "../c" -> "/a/c"; NULL when ".." climbs above "/" or memory is out. Purely textual: the folder refuses

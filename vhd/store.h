@@ -77,7 +77,6 @@ struct store {
 	bool is_device;		/* block device: fixed size, new space is not zero */
 	bool in_memory;		/* a file of tmpfs or ramfs: no medium to wait for */
 	bool slow_nowait;	/* buffered writes that do not want to wait are refused as a rule (ext4) */
-	uint32_t align;		/* smallest unit of I/O, bytes; 1 for files opened buffered */
 };
 
 int store_read(struct store *s, void *buf, size_t len, uint64_t offset);
@@ -106,7 +105,8 @@ int store_read_padded(struct store *s, void *buf, size_t len, uint64_t offset);
 #define STORE_RDWR	 0x01u	/* otherwise read-only */
 #define STORE_CREATE	 0x02u	/* with EXCL semantics: -EEXIST when it is there */
 #define STORE_NO_LOCK	 0x04u	/* take and test no locks ("-U") */
-#define STORE_DIRECT	 0x08u	/* O_DIRECT; caller keeps to store->align */
+#define STORE_BULK	 0x08u	/* large aligned writes go past the page cache where it can be: for what is written
+				 * once and not read soon. Nothing else changes: sync makes all of it durable */
 #define STORE_REGULAR	 0x10u	/* refuse anything but a regular file (parents named by an image) */
 #define STORE_SHARE_READ 0x20u	/* read-only: fail only if there is a writer (as QEMU readers); default */
 

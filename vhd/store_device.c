@@ -21,16 +21,6 @@ int store_device_size(int fd, uint64_t *ret_size)
 	return ioctl(fd, BLKGETSIZE64, ret_size) < 0 ? -errno : 0;
 }
 
-int store_device_sector(int fd, uint32_t *ret_bytes)
-{
-	int bytes;
-
-	if (ioctl(fd, BLKSSZGET, &bytes) < 0)
-		return -errno;
-	*ret_bytes = (uint32_t)bytes;
-	return 0;
-}
-
 /* BLKDISCARD would be cheaper but promises nothing about what is read afterwards. */
 int store_device_zero(int fd, uint64_t offset, uint64_t len)
 {

@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <linux/magic.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -21,16 +22,17 @@
 #include "vhd/store.h"
 #include "vhd/store_int.h"
 
-/* Buffers of O_DIRECT files: fits every sector and page size there is. */
-#define DIRECT_ALIGN 4096u
 #define ZEROS_SIZE   65536u
 #define ZEROS_PIECES 16
+#define BULK_ALIGN   4096u	/* of O_DIRECT: fits every sector and page size there is */
+#define BULK_MIN     65536u	/* below, waiting for the medium costs more than the copy that is saved */
 
-static uint8_t zeros[ZEROS_SIZE] __attribute__((aligned(DIRECT_ALIGN)));
+static uint8_t zeros[ZEROS_SIZE];
 
 struct store_file {
 	struct store base;
 	int fd;
+	int bulk_fd;		/* the same file with O_DIRECT, or -1 */
 	bool locks;		/* not opened with STORE_NO_LOCK */
 	/* fallocate() modes this file system does not know: asked once, then remembered. Any thread. */
 	atomic_bool no_punch, no_zero_range;
@@ -63,7 +65,7 @@ static int transfer(int fd, bool writes, struct iovec *iov, int iovcnt, uint64_t
 }
 
 /* The caller's array stays as it is, so it is worked off in copies of a few elements. */
-static int transfer_all(struct store *s, bool writes, const struct iovec *iov, int iovcnt, uint64_t offset)
+static int transfer_all(int fd, bool writes, const struct iovec *iov, int iovcnt, uint64_t offset)
 {
 	struct iovec part[64];
 	int r = 0;
@@ -78,7 +80,7 @@ static int transfer_all(struct store *s, bool writes, const struct iovec *iov, i
 			part[n++] = iov[i];
 			len += iov[i].iov_len;
 		}
-		r = transfer(file_fd(s), writes, part, n, offset);
+		r = transfer(fd, writes, part, n, offset);
 		offset += len;
 	}
 	return r;
@@ -86,12 +88,29 @@ static int transfer_all(struct store *s, bool writes, const struct iovec *iov, i
 
 static int file_readv(struct store *s, const struct iovec *iov, int iovcnt, uint64_t offset)
 {
-	return transfer_all(s, false, iov, iovcnt, offset);
+	return transfer_all(file_fd(s), false, iov, iovcnt, offset);
+}
+
+static bool is_bulk(const struct iovec *iov, int iovcnt, uint64_t offset)
+{
+	uint64_t len = 0, odd = offset;
+
+	for (int i = 0; i < iovcnt; i++) {
+		odd |= (uintptr_t)iov[i].iov_base | iov[i].iov_len;
+		len += iov[i].iov_len;
+	}
+	return len >= BULK_MIN && odd % BULK_ALIGN == 0;
 }
 
 static int file_writev(struct store *s, const struct iovec *iov, int iovcnt, uint64_t offset)
 {
-	return transfer_all(s, true, iov, iovcnt, offset);
+	struct store_file *f = (struct store_file *)s;
+	int r = -EINVAL;
+
+	if (f->bulk_fd >= 0 && is_bulk(iov, iovcnt, offset))
+		r = transfer_all(f->bulk_fd, true, iov, iovcnt, offset);
+	/* Some file systems want more than alignment, and say so only now. */
+	return r == -EINVAL ? transfer_all(f->fd, true, iov, iovcnt, offset) : r;
 }
 
 static int file_sync(struct store *s)
@@ -263,8 +282,12 @@ static int file_relock(struct store *s, bool hold, struct sp_err *err)
 
 static void file_close(struct store *s)
 {
-	store_lock_drop(file_fd(s));
-	close(file_fd(s));
+	struct store_file *f = (struct store_file *)s;
+
+	if (f->bulk_fd >= 0)
+		close(f->bulk_fd);
+	store_lock_drop(f->fd);
+	close(f->fd);
 	sp_free(s->name);
 	sp_free(s);
 }
@@ -296,8 +319,6 @@ int store_file_open_flags(unsigned flags)
 
 	if (flags & STORE_CREATE)
 		f |= O_CREAT | O_EXCL;
-	if (flags & STORE_DIRECT)
-		f |= O_DIRECT;
 	return f;
 }
 
@@ -309,7 +330,7 @@ static int clear_nonblock(int fd)
 	return f < 0 || fcntl(fd, F_SETFL, f & ~O_NONBLOCK) < 0 ? -errno : 0;
 }
 
-static int describe(struct store_file *f, const struct stat *st, unsigned flags)
+static void describe(struct store_file *f, const struct stat *st, unsigned flags)
 {
 	struct store *s = &f->base;
 	struct statfs sfs;
@@ -318,16 +339,22 @@ static int describe(struct store_file *f, const struct stat *st, unsigned flags)
 	s->is_device = S_ISBLK(st->st_mode);
 	if (fstatfs(f->fd, &sfs) == 0 && !s->is_device) {
 		s->in_memory = sfs.f_type == TMPFS_MAGIC || sfs.f_type == RAMFS_MAGIC;
-		s->slow_nowait = sfs.f_type == EXT4_SUPER_MAGIC && !(flags & STORE_DIRECT);
+		s->slow_nowait = sfs.f_type == EXT4_SUPER_MAGIC;
 	}
-	s->align = 1;
 	/* All nodes of one device are the same store. */
 	s->id = s->is_device ? (struct store_id){ .dev = st->st_rdev, .ino = UINT64_MAX } :
 			       (struct store_id){ .dev = st->st_dev, .ino = st->st_ino };
-	if (!(flags & STORE_DIRECT))
-		return 0;
-	s->align = DIRECT_ALIGN;
-	return s->is_device ? store_device_sector(f->fd, &s->align) : 0;
+}
+
+/* The very file that is open, whatever its name says by now. -1 where there is no such thing as O_DIRECT. */
+static int open_bulk(const struct store_file *f)
+{
+	char path[32];
+
+	if (f->base.in_memory)
+		return -1;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->fd);
+	return open(path, O_WRONLY | O_DIRECT | O_CLOEXEC | O_NOCTTY);
 }
 
 int store_file_adopt(int fd, const char *name, unsigned flags, struct store **ret_store, struct sp_err *err)
@@ -354,13 +381,13 @@ int store_file_adopt(int fd, const char *name, unsigned flags, struct store **re
 	f->base.ops = &file_ops;
 	f->base.name = sp_strdup(name);
 	r = f->base.name ? clear_nonblock(fd) : -ENOMEM;
-	if (r == 0)
-		r = describe(f, &st, flags);
 	if (r < 0) {
 		sp_free(f->base.name);
 		sp_free(f);
 		return sp_err_set(err, r, "%s: %s", name, strerror(-r));
 	}
+	describe(f, &st, flags);
+	f->bulk_fd = (flags & STORE_BULK) && (flags & STORE_RDWR) ? open_bulk(f) : -1;
 	*ret_store = &f->base;
 	return 0;
 }

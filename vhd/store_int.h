@@ -23,7 +23,6 @@ void store_lock_drop(int fd);
 
 /* store_device.c: block devices. */
 int store_device_size(int fd, uint64_t *ret_size);
-int store_device_sector(int fd, uint32_t *ret_bytes);
 int store_device_zero(int fd, uint64_t offset, uint64_t len);
 /* 0 when neither mounted nor held by another device; else -EBUSY with the holder's name in @err. */
 int store_device_is_free(dev_t rdev, const char *name, struct sp_err *err);

@@ -516,7 +516,7 @@ int mem_file_open(struct mem_file *file, const char *name, bool writable, struct
 	if (!m)
 		return -ENOMEM;
 	m->base = (struct store){
-		.ops = &mem_ops, .name = sp_strdup(name), .id = file->id, .writable = writable, .align = 1,
+		.ops = &mem_ops, .name = sp_strdup(name), .id = file->id, .writable = writable,
 	};
 	if (!m->base.name) {
 		sp_free(m);

@@ -42,6 +42,8 @@ enum vhd_orphan {
 #define VHD_OPEN_NO_PARENT   0x04u	/* the leaf alone; what the parent holds maps as VHD_RANGE_BELOW */
 #define VHD_OPEN_NO_URING    0x08u
 #define VHD_OPEN_IGNORE_ID   0x10u	/* accept a parent whose identity is not the expected one */
+#define VHD_OPEN_BULK	     0x20u	/* large aligned writes go past the page cache where they can: for a copy of
+					 * which little is read again soon. Not those of a queue */
 
 #define VHD_LAYERS_DEFAULT   1024
 

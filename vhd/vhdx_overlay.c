@@ -180,7 +180,6 @@ int vhdx_overlay_new(struct store *base, bool owns_base, struct vhdx_plan *plan,
 	o->store.ops = &overlay_ops;
 	o->store.name = sp_strdup(base->name);
 	o->store.id = base->id;
-	o->store.align = base->align;
 	r = o->store.name ? store_size(base, &o->base_size) : -ENOMEM;
 	if (r < 0) {
 		sp_free(o->store.name);

@@ -327,7 +327,7 @@ static int no_fd(struct store *s)
 static void in_order(struct bench *b)
 {
 	static const struct store_ops ops = { .name = "count", .writev = count_writev, .sync = note_sync, .fd = no_fd };
-	struct store fake = { .ops = &ops, .writable = true, .align = 1 }, *real = b->store;
+	struct store fake = { .ops = &ops, .writable = true }, *real = b->store;
 
 	writes_seen = writes_at_sync = 0;
 	b->store = &fake;

@@ -461,7 +461,7 @@ static struct store *tape_new(struct store *inner)
 	};
 	struct tape_store *t = sp_zalloc(sizeof(*t));
 
-	t->s = (struct store){ .ops = &ops, .name = sp_strdup("tape"), .writable = true, .align = 1 };
+	t->s = (struct store){ .ops = &ops, .name = sp_strdup("tape"), .writable = true };
 	t->inner = inner;
 	return &t->s;
 }

@@ -244,7 +244,7 @@ static struct store *tap_wrap(struct drv *d, struct store *inner)
 	struct tap *t = calloc(1, sizeof(*t));
 
 	assert_non_null(t);
-	t->base = (struct store){ .ops = &tap_ops, .name = inner->name, .id = inner->id, .writable = true, .align = 1 };
+	t->base = (struct store){ .ops = &tap_ops, .name = inner->name, .id = inner->id, .writable = true };
 	t->inner = inner;
 	t->d = d;
 	t->every = tap_every;
