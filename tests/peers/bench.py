@@ -39,8 +39,8 @@ class Skip(Exception):
 class Run:
     """What a finished program cost and said."""
 
-    def __init__(self, seconds, cpu, rss_kib, out):
-        self.seconds, self.cpu, self.rss_kib, self.out = seconds, cpu, rss_kib, out
+    def __init__(self, seconds, cpu, out):
+        self.seconds, self.cpu, self.out = seconds, cpu, out
 
 
 def run(argv):
@@ -55,7 +55,7 @@ def run(argv):
         out = said.read().decode(errors='replace')
     if process.returncode != 0:
         raise RuntimeError('%s: exit status %d: %s' % (shlex.join(argv), process.returncode, out.strip()[-500:]))
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, out)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, out)
 
 
 def json_in(text):
