@@ -10,7 +10,6 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +19,7 @@
 
 #include "base/bytes.h"
 #include "base/env.h"
+#include "tests/support/fail.h"
 #include "tests/support/load.h"
 #include "tests/support/rng.h"
 #include "vhd/ops.h"
@@ -47,18 +47,6 @@ static void clean_up(void)
 	snprintf(command, sizeof(command), "rm -rf '%s' '%s'", dirs[0], dirs[1]);
 	if (system(command) != 0)
 		fprintf(stderr, "cannot remove %s %s\n", dirs[0], dirs[1]);
-}
-
-__attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *fmt, ...)
-{
-	va_list ap;
-
-	fprintf(stderr, "FAIL ");
-	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	fputc('\n', stderr);
-	exit(1);
 }
 
 static void path_of(const struct place *p, const char *name, char *ret, size_t size)

@@ -11,7 +11,6 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "tests/support/fail.h"
 #include "tests/support/load.h"
 #include "tests/support/rng.h"
 #include "vhd/live.h"
@@ -45,18 +45,6 @@ static void clean_up(void)
 		if (system(command) != 0)
 			fprintf(stderr, "cannot remove %s\n", dirs[i]);
 	}
-}
-
-__attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *fmt, ...)
-{
-	va_list ap;
-
-	fprintf(stderr, "FAIL ");
-	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	fputc('\n', stderr);
-	exit(1);
 }
 
 /* ---- the process that dies ------------------------------------------------------------------------ */

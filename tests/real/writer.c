@@ -13,7 +13,6 @@
 #include <inttypes.h>
 #include <linux/types.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,24 +22,13 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "tests/support/fail.h"
 #include "tests/support/load.h"
 #include "tests/support/rng.h"
 #include "vhd/ops.h"
 
 #define SHUTDOWN _IOR('X', 125, __u32)
 #define SHUTDOWN_NO_LOG_FLUSH 2u	/* as a power cut: not even the journal gets out */
-
-__attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *fmt, ...)
-{
-	va_list ap;
-
-	fprintf(stderr, "FAIL ");
-	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	fputc('\n', stderr);
-	exit(1);
-}
 
 static void sleep_us(uint64_t us)
 {
