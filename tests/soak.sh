@@ -14,7 +14,9 @@ while [ "$(date +%s)" -lt "$end" ]; do
 	"$build/tests/crash/crash" --states 1000000 --qemu 2000 --seed "$seed"
 	"$build/tests/model/model" --ops 5000000 --seed "$seed"
 	"$build/tests/hostile_guest/provider" --mutations 20000000 --seed "$seed"
-	"$build/tests/hostile_guest/vmm_exits" --exits 20000000 --seed "$seed" >/dev/null
+	"$build/tests/hostile_guest/sessions" exits --count 20000000 --seed "$seed" >/dev/null
+	"$build/tests/hostile_guest/sessions" services --count 5000000 --seed "$seed" >/dev/null
+	"$build/tests/hostile_guest/sessions" requester --count 5000000 --seed "$seed" >/dev/null
 	SPINDLE_FLIP_SECONDS=60 SPINDLE_TEST_SEED=$seed "$build/tests/hostile_guest/races"
 	tests/database/run.sh "$build/tests/database/database" 200
 	VHD_TOOL=$build/tools/vhd-tool SPINDLE_VM=$build/vmm/spindle-vm VSS_APP=$build/tests/tool/vss_app \

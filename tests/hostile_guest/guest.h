@@ -88,8 +88,12 @@ extern struct session_count session_count;
 extern struct guest_memory guest_memory;
 
 void session_run(struct input *in);	/* aborts at a finding */
-void exits_run(struct input *in);	/* exits.c: the same for processors */
-extern uint64_t exits_count;
+/* The same for processors (exits.c), integration services (services.c) and writers on the host (requester.c), and how
+ * much all sessions so far have done. */
+void exits_run(struct input *in);
+void services_run(struct input *in);
+void requester_run(struct input *in);
+extern uint64_t exits_count, services_messages, requester_messages;
 void session_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
 #define session_check(cond, ...)                   \
 	do {                                       \
