@@ -183,7 +183,7 @@ uint64_t live_move_due(const struct live_move *m, bool busy, uint64_t begin_ns, 
 
 static int pace(struct live_move *m, uint64_t begin_ns, uint64_t bytes)
 {
-	bool busy = !epoch_empty(&m->disk->epoch);
+	bool busy = m->gives_way && !epoch_empty(&m->disk->epoch);
 
 	m->paced += bytes;
 	return nap_until(m, live_move_due(m, busy, begin_ns, sp_env_monotonic_ns()));
