@@ -90,7 +90,7 @@ for delay in 0 0.01 0.02 0.05; do
 	kill -9 $vm_pid
 	wait $client || true
 	wait $vm_pid 2>/dev/null || true
-	start
+	start --disk a.vhdx --disk b.vhdx
 	vm snapshot list m >/dev/null || fail "no list after a kill"
 done
 vm stop --force m
