@@ -7,7 +7,6 @@
 mkdir images
 trap 'chmod -R u+w "$work"; kill_left' EXIT
 
-vm() { sv "$@"; }
 sb() { "$SPINDLE_BACKUP" "$@"; }
 
 # start [OPTION...]: the machine as m.json has it, and until it answers
@@ -26,7 +25,7 @@ stop() {
 write() { "$RING_CLIENT" ring.sock "$1" write "$2" "$3"; }
 # text FILE OFFSET LENGTH
 text() { rm -f t.raw; vt convert -q -O raw "$1" t.raw; dd if=t.raw bs=1 skip="$2" count="$3" status=none; }
-snapshots() { vm snapshot list m --output=json | json '[s["name"] for s in d]'; }
+snapshots() { sv snapshot list m --output=json | json '[s["name"] for s in d]'; }
 files() { (cd images; ls | tr '\n' ' '); }
 # points DEVICE: how many tracking points there are; what changed since the last one is the same page by page
 points() {
@@ -131,10 +130,7 @@ equal "$(json 'd["full"]' <out)" False
 # ---- a signal while the snapshot is being taken --------------------------------------------------------
 "$SPINDLE_BACKUP" create repo web --machine m --pre 'touch begun; sleep 2' >out 2>err &
 client=$!
-for _ in $(seq 200); do
-	[ ! -e begun ] || break
-	sleep 0.05
-done
+soon test -e begun
 kill -TERM $client
 got=0
 wait $client || got=$?
@@ -194,13 +190,10 @@ status 0 sb prune -q --keep-last 2 repo web
 before=$(sha256sum repo/web/*.vhdx)
 "$SPINDLE_BACKUP" boot repo web -- --name m --serial none </dev/null >vm.out 2>vm.err &
 vm_pid=$!
-for _ in $(seq 100); do
-	! vm status m >/dev/null 2>&1 || break
-	sleep 0.1
-done
-status 0 vm status m --output=json
+soon sv status m
+status 0 sv status m --output=json
 equal "$(json 'd["memory_mib"]' <out)" 32
-status 0 vm stats m
+status 0 sv stats m
 says out scsi3:1
 stop
 equal "$(sha256sum repo/web/*.vhdx)" "$before"

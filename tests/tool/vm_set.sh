@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Several machines as one set, with a writer on the host and scripts: all have their snapshot, or none has.
 . "$(dirname "$0")/lib.sh"
-: "${SPINDLE_VM:?the built spindle-vm}" "${VSS_GUESTS:?guests that freeze}" "${VSS_APP:?an application that does}"
-[ -w /dev/kvm ] || { echo "skipped: /dev/kvm"; exit 77; }
-# Looking for leaks needs what the jail forbids.
-export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
-export XDG_RUNTIME_DIR=$work/run
-mkdir -m 700 run
+. "$(dirname "$0")/vm_lib.sh"
+: "${VSS_GUESTS:?guests that freeze}" "${VSS_APP:?an application that does}"
 pids=
 trap 'kill -9 $pids 2>/dev/null || true; wait; rm -rf "$work"' EXIT
-vm() { "$SPINDLE_VM" "$@"; }
+
+freezes() { [ "$(sv status "$1" --output=json | json 'd["services"]["vss"]["state"]')" = ok ]; }
 
 # start NAME GUEST: until the guest's service is there
 start() {
@@ -17,15 +14,10 @@ start() {
 	"$SPINDLE_VM" run --name "$1" --mem 32 --kernel "$VSS_GUESTS/vss_$2.elf" --disk "$1.vhdx" --serial "file:$1.serial" \
 		>/dev/null 2>"$1.err" &
 	pids="$pids $!"
-	for _ in $(seq 200); do
-		[ "$(vm status "$1" --output=json 2>/dev/null | json 'd["services"]["vss"]["state"]' 2>/dev/null)" != ok ] || return 0
-		sleep 0.05
-	done
-	cat "$1.err" >&2
-	fail "$1 does not start"
+	(soon freezes "$1") || { cat "$1.err" >&2; exit 1; }
 }
 
-names() { vm snapshot list "$1" --output=json | json '[s["name"] for s in d]'; }
+names() { sv snapshot list "$1" --output=json | json '[s["name"] for s in d]'; }
 said() { tr -d '\r' <"$1.serial" | grep -c "$2" || true; }
 
 start one answers
@@ -35,7 +27,7 @@ start three refuses
 pids="$pids $!"
 
 # ---- all -----------------------------------------------------------------------------------------------
-status 0 vm snapshot create --require=application --writer=app.sock --pre 'echo pre $SPINDLE_MACHINE >>log' \
+status 0 sv snapshot create --require=application --writer=app.sock --pre 'echo pre $SPINDLE_MACHINE >>log' \
 	--post 'echo post $SPINDLE_MACHINE >>log' one two good --output=json
 equal "$(json '[(r["machine"], r["level"], len(r["writers"])) for r in d]' <out)" \
 	"[('one', 'application', 4), ('two', 'application', 4)]"
@@ -46,7 +38,7 @@ equal "$(said one freeze)$(said one thaw)$(said two freeze)$(said two thaw)" 111
 
 # ---- one cannot: none has, and everybody is thawed ------------------------------------------------------
 : >log
-status 1 vm snapshot create --require=file-system --writer=app.sock --pre 'echo pre $SPINDLE_MACHINE >>log' \
+status 1 sv snapshot create --require=file-system --writer=app.sock --pre 'echo pre $SPINDLE_MACHINE >>log' \
 	--post 'echo post $SPINDLE_MACHINE >>log' one three two bad
 says err freeze-error
 equal "$(cut -d' ' -f1 app.log | tr '\n' ,)" "freeze,thaw,good,freeze,thaw,bad,"
@@ -59,11 +51,11 @@ done
 equal "$(names one)$(names two)$(names three)" "['good']['good'][]"
 
 # ---- one is no more ------------------------------------------------------------------------------------
-status 1 vm snapshot create one nobody two bad
+status 1 sv snapshot create one nobody two bad
 says err nobody
-status 0 vm snapshot create --require=application --writer=app.sock one two better
+status 0 sv snapshot create --require=application --writer=app.sock one two better
 for m in one two three; do
-	vm stop --force $m
+	sv stop --force $m
 done
 for m in one two three; do
 	vt check -q $m.vhdx || fail "check of $m.vhdx"

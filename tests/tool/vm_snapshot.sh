@@ -2,7 +2,6 @@
 # Snapshots of a running machine, whose guest has no services: crash consistent, and it says why.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/vm_lib.sh"
-vm() { sv "$@"; }
 
 layers() { vt info --backing-chain --output=json "$1" | json "len(d)"; }
 
@@ -11,24 +10,24 @@ vt create -q b.vhdx 64M
 start --disk a.vhdx --disk b.vhdx
 
 # ---- create -------------------------------------------------------------------------------------------
-status 0 vm snapshot create m monday --output=json
+status 0 sv snapshot create m monday --output=json
 equal "$(json 'd["level"]' <out)" crash
 equal "$(json 'd["reason"]' <out)" no-channel
 equal "$(json 'd["disks"]' <out)" 2
 equal "$(json 'd["writers"][0]["thawed"]' <out)" True
-status 0 vm snapshot create --no-quiesce m tuesday --output=json
+status 0 sv snapshot create --no-quiesce m tuesday --output=json
 equal "$(json 'd["reason"]' <out)" not-asked
-status 1 vm snapshot create --require=file-system m wednesday
+status 1 sv snapshot create --require=file-system m wednesday
 says err no-channel
-status 1 vm snapshot create m monday
+status 1 sv snapshot create m monday
 says err monday
-status 1 vm snapshot create m 'a/b'
-status 2 vm snapshot create m
+status 1 sv snapshot create m 'a/b'
+status 2 sv snapshot create m
 
 # ---- scripts ------------------------------------------------------------------------------------------
-status 0 vm snapshot create m scripted --pre 'echo pre $SPINDLE_MACHINE $SPINDLE_SNAPSHOT >>log' --post 'echo post >>log'
+status 0 sv snapshot create m scripted --pre 'echo pre $SPINDLE_MACHINE $SPINDLE_SNAPSHOT >>log' --post 'echo post >>log'
 equal "$(tr '\n' , <log)" "pre m scripted,post,"
-status 1 vm snapshot create --require=application m refused --pre 'touch pre; exit 3' --post 'touch post'
+status 1 sv snapshot create --require=application m refused --pre 'touch pre; exit 3' --post 'touch post'
 [ ! -e pre ] || fail "the script ran although the level could not be reached"
 
 # ---- a requester that is killed -------------------------------------------------------------------------
@@ -42,66 +41,66 @@ status 137 wait $client
 [ ! -e late ] || fail "who has run it?"
 ls run/spindle/frozen-* >/dev/null || fail "nothing on record"
 begin=$SECONDS
-status 0 vm snapshot recover
+status 0 sv snapshot recover
 says err "thawed"
 equal "$(cat late)" "post m killed"
 ! ls run/spindle/frozen-* 2>/dev/null || fail "still on record"
-soon vm snapshot create m after		# the machine of the dead one may still be taking its set back
+soon sv snapshot create m after		# the machine of the dead one may still be taking its set back
 [ $((SECONDS - begin)) -lt 15 ] || fail "the machine still waits for the dead"
 rm late
-status 0 vm snapshot recover
+status 0 sv snapshot recover
 [ ! -e late ] || fail "paid twice"
-status 0 vm snapshot delete m after
+status 0 sv snapshot delete m after
 
 # ---- a script that hangs, a writer that is not there, a signal -------------------------------------------
 begin=$SECONDS
-status 1 vm snapshot create --freeze-timeout=2 m slow --pre 'sleep 100' --post 'touch woken'
+status 1 sv snapshot create --freeze-timeout=2 m slow --pre 'sleep 100' --post 'touch woken'
 [ $((SECONDS - begin)) -lt 30 ] && [ -e woken ] || fail "a script that hangs holds everything up"
-status 0 vm snapshot create --writer=nobody.sock m alone --output=json
+status 0 sv snapshot create --writer=nobody.sock m alone --output=json
 equal "$(json '[(w["name"], w["frozen"], w["reason"]) for w in d["writers"]]' <out)" \
 	"[('guest', False, 'no-channel'), ('nobody.sock', False, 'unreachable')]"
-status 0 vm snapshot delete m alone
+status 0 sv snapshot delete m alone
 "$SPINDLE_VM" snapshot create m signalled --pre 'touch begun; sleep 5' --post 'touch ended' >out 2>err &
 client=$!
-until [ -e begun ]; do sleep 0.05; done
+soon test -e begun
 kill -TERM $client
 wait $client && fail "an aborted snapshot" || true
 [ -e ended ] || fail "the post script did not run"
 says err aborted
 
 # ---- list ---------------------------------------------------------------------------------------------
-status 0 vm snapshot list m --output=json
+status 0 sv snapshot list m --output=json
 equal "$(json '[(s["name"], s["parent"], s["level"], len(s["disks"])) for s in d]' <out)" \
 	"[('scripted', 'tuesday', 'crash', 2), ('tuesday', 'monday', 'crash', 2), ('monday', '', 'crash', 2)]"
 
 # ---- delete -------------------------------------------------------------------------------------------
-status 0 vm snapshot delete m scripted
-status 1 vm snapshot delete m scripted
+status 0 sv snapshot delete m scripted
+status 1 sv snapshot delete m scripted
 says err scripted
-status 0 vm snapshot delete m tuesday
-status 0 vm snapshot list m --output=json
+status 0 sv snapshot delete m tuesday
+status 0 sv snapshot list m --output=json
 equal "$(json '[s["name"] for s in d]' <out)" "['monday']"
 
 # ---- kill in between: the next start puts it in order ---------------------------------------------------
 for delay in 0 0.01 0.02 0.05; do
-	vm snapshot create m "kill$delay" >/dev/null 2>&1 &
+	sv snapshot create m "kill$delay" >/dev/null 2>&1 &
 	client=$!
 	sleep $delay
 	kill -9 $vm_pid
 	wait $client || true
 	wait $vm_pid 2>/dev/null || true
 	start --disk a.vhdx --disk b.vhdx
-	vm snapshot list m >/dev/null || fail "no list after a kill"
+	sv snapshot list m >/dev/null || fail "no list after a kill"
 done
-vm stop --force m
-wait $vm_pid || fail "exit status of the machine"
+sv stop --force m
+ended 0
 vt check -q a.vhdx || fail "check of a.vhdx"
 vt check -q b.vhdx || fail "check of b.vhdx"
 [ -z "$(ls | grep -e '\.live' -e '\.tmp' || true)" ] || fail "left behind: $(ls)"
 
 # ---- revert -------------------------------------------------------------------------------------------
-status 0 vm snapshot revert --dry-run monday a.vhdx b.vhdx
+status 0 sv snapshot revert --dry-run monday a.vhdx b.vhdx
 says out "would discard"
-status 0 vm snapshot revert monday a.vhdx b.vhdx
+status 0 sv snapshot revert monday a.vhdx b.vhdx
 equal "$(layers a.vhdx)" 2
-status 1 vm snapshot revert friday a.vhdx b.vhdx
+status 1 sv snapshot revert friday a.vhdx b.vhdx
