@@ -38,7 +38,7 @@ static json_object *device_arguments(const char *device)
 {
 	json_object *o = json_object_new_object();
 
-	json_object_object_add(o, "device", json_object_new_string(device));
+	vm_json_add_text(o, "device", device);
 	return o;
 }
 
@@ -93,7 +93,7 @@ static void forget(struct live *l, const char *device, const char *point)
 {
 	json_object *arguments = device_arguments(device);
 
-	json_object_object_add(arguments, "point", json_object_new_string(point));
+	vm_json_add_text(arguments, "point", point);
 	vm_client_call(l->client, "spindle-track-forget", arguments, NULL, NULL);
 }
 
@@ -153,7 +153,7 @@ static int take_snapshot(struct live *l, struct sp_err *err)
 	struct vm_set_machine m = { .name = l->a->machine, .client = l->client };
 	int r;
 
-	json_object_object_add(o.more, "track-point", json_object_new_string(l->point));
+	vm_json_add_text(o.more, "track-point", l->point);
 	r = vm_set_create(&o, &m, 1, err);
 	json_object_put(o.more);
 	l->result = m.result;
@@ -199,8 +199,8 @@ static int ask_page(struct live *l, unsigned i, const char *since, uint64_t *nex
 	json_object *arguments = device_arguments(l->setup.disk[i].device), *page = NULL, *more = NULL, *exact;
 	int r;
 
-	json_object_object_add(arguments, "since", json_object_new_string(since));
-	json_object_object_add(arguments, "until", json_object_new_string(l->point));
+	vm_json_add_text(arguments, "since", since);
+	vm_json_add_text(arguments, "until", l->point);
 	json_object_object_add(arguments, "offset", json_object_new_uint64(*next));
 	r = vm_client_call(l->client, "spindle-track-changes", arguments, &page, err);
 	if (r < 0)

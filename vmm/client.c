@@ -141,7 +141,7 @@ static int send_command(struct vm_client *c, const char *command, json_object *a
 	char *line;
 	int r;
 
-	json_object_object_add(o, "execute", json_object_new_string(command));
+	vm_json_add_text(o, "execute", command);
 	if (arguments)
 		json_object_object_add(o, "arguments", arguments);
 	line = sp_asprintf("%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));

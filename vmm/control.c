@@ -16,6 +16,7 @@
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "vmm/control_int.h"
+#include "vmm/json_text.h"
 #include "vmm/machine_snapshot.h"
 
 #define LINE_MAX_BYTES	(64u << 10)
@@ -112,11 +113,6 @@ static void client_say(struct client *c, json_object *o)
 	json_object_put(o);
 }
 
-static void add_string(json_object *o, const char *key, const char *value)
-{
-	json_object_object_add(o, key, json_object_new_string(value));
-}
-
 static void client_greet(struct client *c)
 {
 	static const char greeting[] = "{\"QMP\": {\"version\": {\"qemu\": {\"major\": 7, \"minor\": 2, \"micro\": 0}, "
@@ -139,8 +135,8 @@ static void client_refuse(struct client *c, json_object *id, const char *class, 
 {
 	json_object *o = json_object_new_object(), *error = json_object_new_object();
 
-	add_string(error, "class", class);
-	add_string(error, "desc", text);
+	vm_json_add_text(error, "class", class);
+	vm_json_add_text(error, "desc", text);
 	json_object_object_add(o, "error", error);
 	if (id)
 		json_object_object_add(o, "id", json_object_get(id));
@@ -160,7 +156,7 @@ static void on_event(void *ctx, const char *name, void *data)
 			continue;
 		o = json_object_new_object();
 		stamp = json_object_new_object();
-		add_string(o, "event", name);
+		vm_json_add_text(o, "event", name);
 		json_object_object_add(o, "data", data ? json_object_get(data) : json_object_new_object());
 		json_object_object_add(stamp, "seconds", json_object_new_int64(now.tv_sec));
 		json_object_object_add(stamp, "microseconds", json_object_new_int64(now.tv_usec));
@@ -176,7 +172,7 @@ static void add_name(json_object *list, const char *name)
 {
 	json_object *one = json_object_new_object();
 
-	add_string(one, "name", name);
+	vm_json_add_text(one, "name", name);
 	json_object_array_add(list, one);
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "vmm/control_int.h"
+#include "vmm/json_text.h"
 
 const char *control_error_class(int code)
 {
@@ -68,7 +69,7 @@ static int query_status(struct vmm_machine *m, json_object *arguments, json_obje
 	json_object *o = json_object_new_object();
 	enum vmm_state s = vmm_machine_state(m);
 
-	json_object_object_add(o, "status", json_object_new_string(vmm_state_name(s)));
+	vm_json_add_text(o, "status", vmm_state_name(s));
 	json_object_object_add(o, "running", json_object_new_boolean(s == VMM_RUNNING));
 	json_object_object_add(o, "singlestep", json_object_new_boolean(false));
 	*ret = o;
@@ -78,7 +79,7 @@ static int query_status(struct vmm_machine *m, json_object *arguments, json_obje
 static int query_name(struct vmm_machine *m, json_object *arguments, json_object **ret, struct sp_err *err)
 {
 	*ret = json_object_new_object();
-	json_object_object_add(*ret, "name", json_object_new_string(vmm_machine_config(m)->name));
+	vm_json_add_text(*ret, "name", vmm_machine_config(m)->name);
 	return 0;
 }
 
@@ -88,7 +89,7 @@ static int query_uuid(struct vmm_machine *m, json_object *arguments, json_object
 
 	sp_guid_format_le(&vmm_machine_config(m)->id, text);
 	*ret = json_object_new_object();
-	json_object_object_add(*ret, "UUID", json_object_new_string(text));
+	vm_json_add_text(*ret, "UUID", text);
 	return 0;
 }
 
@@ -174,7 +175,7 @@ static int device_add(struct vmm_machine *m, json_object *arguments, json_object
 	if (r < 0)
 		return r;
 	*ret = json_object_new_object();
-	json_object_object_add(*ret, "device", json_object_new_string(at));
+	vm_json_add_text(*ret, "device", at);
 	return 0;
 }
 

@@ -16,6 +16,7 @@
 #include "base/alloc.h"
 #include "vhd/disk_int.h"
 #include "vhd/ops.h"
+#include "vmm/json_text.h"
 #include "vmm/machine_int.h"
 #include "vmm/machine_snapshot_int.h"
 
@@ -422,7 +423,7 @@ int vmm_machine_detach(struct vmm_machine *m, const char *at, struct sp_err *err
 	disk_free(d);
 	data = json_object_new_object();
 	if (data)
-		json_object_object_add(data, "device", json_object_new_string(name));
+		vm_json_add_text(data, "device", name);
 	machine_event(m, "DEVICE_DELETED", data);
 	return 0;
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "vmm/json_text.h"
 #include "vmm/kernel_file.h"
 #include "vmm/machine_int.h"
 #include "vmm/machine_snapshot_int.h"
@@ -91,8 +92,8 @@ static void on_attention(void *ctx, uint32_t events)
 	}
 	pthread_mutex_lock(&m->crash_lock);
 	printable(m->crash_text);
-	json_object_object_add(data, "action", json_object_new_string("run"));
-	json_object_object_add(data, "log", json_object_new_string(m->crash_text));
+	vm_json_add_text(data, "action", "run");
+	vm_json_add_text(data, "log", m->crash_text);
 	pthread_mutex_unlock(&m->crash_lock);
 	machine_event(m, "GUEST_PANICKED", data);
 }
@@ -330,7 +331,7 @@ static void failed(struct vmm_machine *m, const struct sp_err *err)
 	json_object *data = json_object_new_object();
 
 	if (data)
-		json_object_object_add(data, "reason", json_object_new_string(sp_err_text(err)));
+		vm_json_add_text(data, "reason", sp_err_text(err));
 	m->failure = *err;
 	machine_event(m, "INTERNAL_ERROR", data);
 	machine_end(m, VMM_FAILED);

@@ -7,6 +7,7 @@
 
 #include "base/env.h"
 #include "base/seed.h"
+#include "vmm/json_text.h"
 #include "vmm/machine_int.h"
 
 static void ask(struct machine_requester_writer *w, const char *phase)
@@ -14,10 +15,10 @@ static void ask(struct machine_requester_writer *w, const char *phase)
 	json_object *data = json_object_new_object();
 
 	w->waits = phase;
-	json_object_object_add(data, "name", json_object_new_string(w->of->snapshot));
-	json_object_object_add(data, "phase", json_object_new_string(phase));
+	vm_json_add_text(data, "name", w->of->snapshot);
+	vm_json_add_text(data, "phase", phase);
 	if (*w->name)
-		json_object_object_add(data, "writer", json_object_new_string(w->name));
+		vm_json_add_text(data, "writer", w->name);
 	machine_event(w->of->m, "SNAPSHOT_PHASE", data);
 }
 

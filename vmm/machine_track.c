@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "vhd/track.h"
+#include "vmm/json_text.h"
 #include "vmm/machine_int.h"
 
 /* Where changes were recorded before they have to be recorded on: what this run writes would else be nobody's. */
@@ -54,8 +55,8 @@ int vmm_machine_track_points(struct vmm_machine *m, const char *at, json_object 
 		char id[SP_GUID_TEXT];
 
 		sp_guid_format_le(&point[i].id, id);
-		json_object_object_add(o, "name", json_object_new_string(point[i].name));
-		json_object_object_add(o, "id", json_object_new_string(id));
+		vm_json_add_text(o, "name", point[i].name);
+		vm_json_add_text(o, "id", id);
 		json_object_object_add(o, "time", json_object_new_int64(point[i].time));
 		json_object_object_add(o, "exact", json_object_new_boolean(point[i].why == VHD_TRACK_EXACT));
 		json_object_array_add(*ret, o);
@@ -107,7 +108,7 @@ int vmm_machine_track_changes(struct vmm_machine *m, const char *at, const char 
 	}
 	*ret = json_object_new_object();
 	json_object_object_add(*ret, "exact", json_object_new_boolean(a.why == VHD_TRACK_EXACT));
-	json_object_object_add(*ret, "reason", json_object_new_string(a.reason));
+	vm_json_add_text(*ret, "reason", a.reason);
 	json_object_object_add(*ret, "bytes", json_object_new_uint64(a.bytes));
 	json_object_object_add(*ret, "size", json_object_new_uint64(a.size));
 	json_object_object_add(*ret, "granularity", json_object_new_uint64(a.granularity));

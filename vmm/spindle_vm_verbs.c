@@ -126,7 +126,7 @@ static json_object *arguments_with(const char *key, const char *value)
 {
 	json_object *o = json_object_new_object();
 
-	json_object_object_add(o, key, json_object_new_string(value));
+	vm_json_add_text(o, key, value);
 	return o;
 }
 
@@ -193,7 +193,7 @@ static void list_one(const char *name, json_object *list)
 	if (vm_client_open(name, &c, &err) < 0)
 		return;			/* a leftover: the next machine of that name removes it */
 	if (vm_client_call(c, "query-status", NULL, &o, &err) == 0) {
-		json_object_object_add(o, "name", json_object_new_string(name));
+		vm_json_add_text(o, "name", name);
 		json_object_array_add(list, o);
 	}
 	vm_client_close(c);
@@ -307,7 +307,7 @@ static int add_folder(json_object *arguments)
 
 	if (!here)
 		return -errno;
-	json_object_object_add(arguments, "folder", json_object_new_string(here));
+	vm_json_add_text(arguments, "folder", here);
 	free(here);
 	return 0;
 }
@@ -340,7 +340,7 @@ int vm_attach(int argc, char **argv)
 		return vm_fail(EXIT_USAGE, "%s", sp_err_text(&err));
 	vmm_disk_config_fini(&checked);
 	arguments = arguments_with("spec", c.disk ? c.disk : c.dvd);
-	json_object_object_add(arguments, "driver", json_object_new_string(c.disk ? "disk" : "dvd"));
+	vm_json_add_text(arguments, "driver", c.disk ? "disk" : "dvd");
 	status = ask_from_here(argv[optind], "device_add", arguments, &o);
 	if (status == EXIT_DONE)
 		puts(text_at(o, "device"));
@@ -357,7 +357,7 @@ int vm_insert(int argc, char **argv)
 	if (status != EXIT_DONE)
 		return status;
 	arguments = arguments_with("device", argv[optind + 1]);
-	json_object_object_add(arguments, "filename", json_object_new_string(argv[optind + 2]));
+	vm_json_add_text(arguments, "filename", argv[optind + 2]);
 	json_object_object_add(arguments, "force", json_object_new_boolean(c.force));
 	return ask_from_here(argv[optind], "blockdev-change-medium", arguments, NULL);
 }
