@@ -26,7 +26,7 @@ struct stage {
 	struct sockaddr_un address;
 	int client[CLIENTS];
 	bool held;			/* the application, from the beginning of its freeze to its thaw */
-	uint64_t slept;
+	bool slept;
 };
 
 /* ---- the application ------------------------------------------------------------------------------------ */
@@ -129,8 +129,9 @@ static void read_answers(int fd)
 
 static void let_time_pass(struct stage *s)
 {
-	if (s->slept++ == 0)		/* once a session: the shortest window ends */
+	if (!s->slept)			/* once a session: the shortest window ends */
 		usleep(1500);
+	s->slept = true;
 }
 
 static void step(struct stage *s)
